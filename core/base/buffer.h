@@ -1,0 +1,27 @@
+/* Buffer: a growable byte queue, contiguous, written at the end and read at the front. One owner, one thread. */
+#ifndef BASE_BUFFER_H
+#define BASE_BUFFER_H
+
+#include <stddef.h>
+
+#include "base/span.h"
+
+struct buffer {
+  char *data; /* NULL while empty and never used */
+  size_t start, end, capacity;
+};
+
+void buffer_free(struct buffer *buffer);
+/* Room for at least `size` more bytes; returns where to write them. Follow with buffer_added. */
+char *buffer_reserve(struct buffer *buffer, size_t size);
+void buffer_added(struct buffer *buffer, size_t size);
+void buffer_append(struct buffer *buffer, struct span bytes);
+void buffer_printf(struct buffer *buffer, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Drops `size` bytes at the front; an emptied buffer of more than 16 KiB gives its memory back. */
+void buffer_consume(struct buffer *buffer, size_t size);
+static inline struct span buffer_span(const struct buffer *buffer) {
+  return (struct span){buffer->data + buffer->start, buffer->end - buffer->start};
+}
+static inline size_t buffer_length(const struct buffer *buffer) { return buffer->end - buffer->start; }
+
+#endif

@@ -1,0 +1,31 @@
+/* Hash map from byte strings to pointers. Keys are kept by the map (copied). One owner, one thread. */
+#ifndef BASE_HASHMAP_H
+#define BASE_HASHMAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/span.h"
+
+struct hashmap_entry {
+  char *key;
+  size_t key_length;
+  uint64_t hash;
+  void *value;
+};
+struct hashmap {
+  struct hashmap_entry *entries; /* open addressing, power of two */
+  size_t capacity, count, used;  /* used: with tombstones */
+};
+
+void hashmap_init(struct hashmap *map);
+void hashmap_free(struct hashmap *map);
+void *hashmap_get(const struct hashmap *map, struct span key);
+/* Returns the value that was there, or NULL. value must not be NULL. */
+void *hashmap_put(struct hashmap *map, struct span key, void *value);
+void *hashmap_remove(struct hashmap *map, struct span key);
+/* Iteration: *cursor starts at 0; NULL at the end. Removing the returned entry is allowed, adding is not. */
+struct hashmap_entry *hashmap_next(const struct hashmap *map, size_t *cursor);
+
+#endif

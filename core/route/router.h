@@ -1,0 +1,23 @@
+/* Router: host and path matching (controller-behaviour a2). Pure reads of one snapshot. */
+#ifndef ROUTE_ROUTER_H
+#define ROUTE_ROUTER_H
+
+#include "route/host.h"
+#include "route/snapshot.h"
+
+/* Exact name, then the one-label wildcard, then the catch-all; NULL if there is none at all. `host` is lower case without port; may be empty.
+ * For an alias or redirect host this is the entry itself; see host->owner. */
+const struct host *router_find_host(const struct snapshot *snapshot, struct span host);
+
+struct route_match {
+  const struct route *route;       /* NULL: no route (404 of the default backend) */
+  bool add_slash;                  /* nginx's automatic 301: "/p" where only Prefix "/p/" exists */
+  struct regex_match captures;     /* regex mode */
+};
+/* `path`: decoded and normalised. */
+struct route_match router_match(const struct host *host, struct span path);
+/* Builds host->router (called by host_new). */
+int router_build(struct host *host, char *error, size_t error_size);
+void router_free(struct host *host);
+
+#endif
