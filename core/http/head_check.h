@@ -22,6 +22,12 @@ size_t head_find_end(const char *data, size_t length, size_t from);
  * Transfer-Encoding, Transfer-Encoding other than one final "chunked", Transfer-Encoding in HTTP/1.0, missing, repeated or malformed Host in HTTP/1.1, bad method token,
  * whitespace in the target, fragments, size and count limits. */
 struct head_verdict head_check(enum head_kind kind, struct span head, size_t max_line, unsigned max_fields);
+/* The same; with `facts`, names that are not tokens but hold no space or control character are counted there instead of refused. */
+struct head_facts {
+  unsigned fields;
+  unsigned odd_names;
+};
+struct head_verdict head_check_facts(enum head_kind kind, struct span head, size_t max_line, unsigned max_fields, struct head_facts *facts);
 /* Checks one chunk-size line with its CRLF (RFC 9112, 7.1): digits, no leading "+", "0x" or spaces, no overflow, extensions bounded and without control bytes. */
 struct head_verdict head_check_chunk_line(struct span line);
 

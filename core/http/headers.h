@@ -78,6 +78,8 @@ struct span header_id_name(enum header_id id);
 bool header_is_hop_by_hop(enum header_id id);
 
 void headers_init(struct headers *headers, struct arena *arena);
+/* Makes room for `count` fields in all, so that adding them allocates nothing. */
+void headers_reserve(struct headers *headers, unsigned count);
 /* Keeps the spans (they must live as long as the arena). */
 void headers_add(struct headers *headers, enum header_id id, struct span name, struct span value);
 /* First field of that name, or NULL. The id form is for known ids only. */
@@ -90,7 +92,7 @@ struct header *headers_next_name(const struct headers *headers, struct span name
 void headers_set(struct headers *headers, enum header_id id, struct span name, struct span value);
 /* How many were removed. */
 unsigned headers_remove(struct headers *headers, enum header_id id, struct span name);
-/* True for a token (RFC 9110, 5.6.2), and for a value without CR, LF, NUL. */
+/* True for a token (RFC 9110, 5.6.2), and for a value without control characters other than a tab. */
 bool header_name_is_valid(struct span name);
 bool header_value_is_valid(struct span value);
 

@@ -17,12 +17,13 @@ struct message_body {
 struct request_head {
   struct span method;    /* "GET" */
   struct span target;    /* as received */
-  struct span host;      /* authority of an absolute target, else the Host field; may be empty for HTTP/1.0 */
+  struct span host;      /* authority of an absolute target (the Host field is then set to it), else the Host field; may be empty for HTTP/1.0 */
   uint8_t version_major, version_minor;
   struct headers headers;
   struct message_body body;
   bool keep_alive;       /* the client would reuse the connection */
   bool expects_continue;
+  bool accepts_trailers; /* TE: trailers */
   struct span upgrade;   /* value of Upgrade when Connection names it; else empty */
   uint32_t size;         /* bytes of the head on the wire */
 };
@@ -32,8 +33,10 @@ struct response_head {
   struct span reason;    /* may be empty: the standard phrase is used */
   uint8_t version_minor;
   struct headers headers;
-  struct message_body body;
-  bool keep_alive;       /* the upstream's connection can be reused after this message */
+  struct message_body body; /* as the fields say; whether one follows: status_has_body */
+  bool keep_alive;       /* the upstream's connection can be reused after this message; means nothing to send_response */
+  bool close;            /* send_response: say Connection: close, whatever the codec would do */
+  struct span upgrade;   /* 101: value of Upgrade; send_response falls back on the request's */
   uint32_t size;
 };
 
