@@ -1,0 +1,308 @@
+/* State: making, bounding and calling Lua states. The record lives as long as its Lua state; for states of our own the allocator's context is the record itself.
+ * Whoever made the state frees it; between, one thread at a time uses it. */
+#include "script/state.h"
+
+#include <lualib.h>
+#include <luajit.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "script/core_module.h"
+
+static const char record_key; /* its address is the registry key of the record */
+
+static const char *const phase_names[HOOK_PHASES] = {"server_rewrite", "rewrite", "access", "balancer", "header_filter", "body_filter", "log"};
+
+const char *state_phase_name(enum hook_phase phase) { return phase_names[phase]; }
+
+static void *guest_alloc(void *context, void *block, size_t old_size, size_t new_size) {
+  struct script_state *state = context;
+  if (block == NULL) old_size = 0;
+  if (new_size == 0) {
+    state->memory_used -= old_size;
+    free(block);
+    return NULL;
+  }
+  if (state->is_bounded && new_size > old_size && state->memory_used + (new_size - old_size) > state->memory_limit) return NULL;
+  void *moved = realloc(block, new_size);
+  if (moved == NULL) return NULL;
+  state->memory_used += new_size - old_size;
+  return moved;
+}
+
+static void record_put(lua_State *L, struct script_state *state) {
+  lua_pushlightuserdata(L, (void *)&record_key);
+  lua_pushlightuserdata(L, state);
+  lua_rawset(L, LUA_REGISTRYINDEX);
+}
+
+static struct script_state *record_get(lua_State *L) {
+  lua_pushlightuserdata(L, (void *)&record_key);
+  lua_rawget(L, LUA_REGISTRYINDEX);
+  struct script_state *state = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  if (state) must(state->magic == STATE_MAGIC);
+  return state;
+}
+
+/* LuaJIT's count hook is global to a state, coroutines included. Once the budget is spent every later look raises again, so that no pcall outlives it. */
+static void count_hook(lua_State *L, lua_Debug *record) {
+  (void)record;
+  struct script_state *state = record_get(L);
+  if (!state->is_bounded) return;
+  state->budget -= STATE_BUDGET_STEP;
+  if (state->budget > 0) return;
+  state->is_budget_spent = true;
+  luaL_error(L, "instruction budget spent");
+}
+
+static int message_handler(lua_State *L) {
+  if (lua_type(L, 1) == LUA_TSTRING) return 1;
+  if (lua_isnil(L, 1) || lua_isboolean(L, 1)) {
+    lua_pushfstring(L, "error value is a %s", luaL_typename(L, 1));
+  } else if (!luaL_callmeta(L, 1, "__tostring") || lua_type(L, -1) != LUA_TSTRING) {
+    lua_pushfstring(L, "error value is a %s", luaL_typename(L, 1));
+  }
+  luaL_where(L, 1);
+  lua_insert(L, -2);
+  lua_concat(L, 2);
+  return 1;
+}
+
+static int release_record(lua_State *L) {
+  struct script_state **box = lua_touserdata(L, 1);
+  struct script_state *state = *box;
+  if (state == NULL) return 0;
+  *box = NULL;
+  free(state->free_slots);
+  free(state->owner);
+  free(state);
+  return 0;
+}
+
+static struct script_state *record_new(const char *owner, struct log *log) {
+  struct script_state *state = calloc(1, sizeof *state);
+  must(state != NULL);
+  state->magic = STATE_MAGIC;
+  state->owner = strdup(owner);
+  state->log = log;
+  state->objects = LUA_NOREF;
+  return state;
+}
+
+struct script_state *state_adopt(lua_State *L, struct log *log) {
+  struct script_state *state = record_get(L);
+  if (state) {
+    if (log) state->log = log;
+    return state;
+  }
+  state = record_new("main", log);
+  state->L = L;
+  struct script_state **box = lua_newuserdata(L, sizeof *box);
+  *box = state;
+  lua_newtable(L);
+  lua_pushcfunction(L, release_record);
+  lua_setfield(L, -2, "__gc");
+  lua_setmetatable(L, -2);
+  luaL_ref(L, LUA_REGISTRYINDEX);
+  record_put(L, state);
+  return state;
+}
+
+struct script_state *state_of(lua_State *L) {
+  struct script_state *state = record_get(L);
+  return state ? state : state_adopt(L, NULL);
+}
+
+void state_reset_budget(struct script_state *state, int64_t budget) {
+  state->budget = budget;
+  state->is_budget_spent = false;
+}
+
+void state_charge(struct script_state *state, uint64_t instructions) {
+  if (state->is_bounded) state->budget -= (int64_t)instructions;
+}
+
+int state_call(struct script_state *state, int arguments, int results, int64_t budget) {
+  lua_State *L = state->L;
+  int function = lua_gettop(L) - arguments;
+  lua_pushcfunction(L, message_handler);
+  lua_insert(L, function);
+  bool was_bounded = state->is_bounded;
+  if (!was_bounded) state_reset_budget(state, budget);
+  state->is_bounded = state->is_guest;
+  int status = lua_pcall(L, arguments, results, function);
+  state->is_bounded = was_bounded;
+  lua_remove(L, function);
+  return status;
+}
+
+static int load_library(lua_State *L) {
+  /* moongate.guest returns the environment that a guest's files get; trusted files get the globals. */
+  lua_getglobal(L, "require");
+  lua_pushstring(L, "moongate.guest");
+  lua_call(L, 1, 1);
+  lua_setfield(L, LUA_REGISTRYINDEX, "moongate.environment");
+  return 0;
+}
+
+void state_set_path(lua_State *L, const char *lua_directory) {
+  lua_getglobal(L, "package");
+  lua_pushfstring(L, "%s/?.lua;%s/?/init.lua", lua_directory, lua_directory);
+  lua_setfield(L, -2, "path");
+  lua_pop(L, 1);
+}
+
+struct script_state *state_new(const struct state_options *options, char *error, size_t error_size) {
+  struct script_state *state = record_new(options->owner, options->log);
+  state->serial = options->serial;
+  state->is_guest = options->is_guest;
+  state->memory_limit = options->memory_limit ? options->memory_limit : SIZE_MAX;
+  state->L = options->is_guest ? lua_newstate(guest_alloc, state) : NULL;
+  /* Where LuaJIT takes no allocator of ours (no GC64) the ceiling does not hold; the budget still does. */
+  if (state->L == NULL) state->L = luaL_newstate();
+  must(state->L != NULL);
+  lua_State *L = state->L;
+  record_put(L, state);
+  luaL_openlibs(L);
+  if (options->is_guest || options->no_jit) luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
+  state_set_path(L, options->lua_directory);
+  core_module_preload(L);
+  if (options->is_guest) {
+    lua_sethook(L, count_hook, LUA_MASKCOUNT, STATE_BUDGET_STEP);
+    lua_pushcfunction(L, load_library);
+    if (lua_pcall(L, 0, 0, 0)) {
+      snprintf(error, error_size, "%s", lua_tostring(L, -1));
+      state_free(state);
+      return NULL;
+    }
+  }
+  return state;
+}
+
+static void policy_clear(struct script_state *state, struct state_policy *policy) {
+  luaL_unref(state->L, LUA_REGISTRYINDEX, policy->table);
+  for (int i = 0; i < HOOK_PHASES; i++) luaL_unref(state->L, LUA_REGISTRYINDEX, policy->hooks[i]);
+  free(policy->name);
+}
+
+void state_free(struct script_state *state) {
+  if (state == NULL) return;
+  must(state->magic == STATE_MAGIC);
+  for (unsigned i = 0; i < state->policy_count; i++) policy_clear(state, &state->policies[i]);
+  lua_close(state->L);
+  free(state->policies);
+  free(state->free_slots);
+  free(state->owner);
+  state->magic = 0;
+  free(state);
+}
+
+int state_find_policy(const struct script_state *state, struct span name) {
+  for (unsigned i = 0; i < state->policy_count; i++)
+    if (span_equal(span_of(state->policies[i].name), name)) return (int)i;
+  return -1;
+}
+
+static int append_bytecode(lua_State *L, const void *bytes, size_t length, void *out) {
+  (void)L;
+  buffer_append(out, span_make(bytes, length));
+  return 0;
+}
+
+int state_compile(const char *file, struct span source, struct buffer *bytecode, char *error, size_t error_size) {
+  lua_State *L = luaL_newstate();
+  must(L != NULL);
+  char chunk[512];
+  snprintf(chunk, sizeof chunk, "@%s", file);
+  int status = luaL_loadbufferx(L, source.data, source.length, chunk, "t");
+  if (status == 0) status = lua_dump(L, append_bytecode, bytecode);
+  else snprintf(error, error_size, "%s", lua_tostring(L, -1));
+  lua_close(L);
+  return status ? -1 : 0;
+}
+
+/* Stack: the file's environment, then nothing; leaves a new table whose reads fall through to what the state allows. */
+static void push_environment(struct script_state *state) {
+  lua_State *L = state->L;
+  lua_newtable(L);
+  lua_newtable(L);
+  if (state->is_guest) lua_getfield(L, LUA_REGISTRYINDEX, "moongate.environment");
+  else lua_pushvalue(L, LUA_GLOBALSINDEX);
+  lua_setfield(L, -2, "__index");
+  lua_pushboolean(L, 0);
+  lua_setfield(L, -2, "__metatable");
+  lua_setmetatable(L, -2);
+}
+
+static int fail_load(lua_State *L, int top, char *error, size_t error_size, const char *message) {
+  snprintf(error, error_size, "%s", message);
+  lua_settop(L, top);
+  return -1;
+}
+
+int state_load_policy(struct script_state *state, struct span name, const char *file, struct span code, char *error, size_t error_size) {
+  lua_State *L = state->L;
+  int top = lua_gettop(L);
+  char chunk[512], message[512];
+  snprintf(chunk, sizeof chunk, "@%s", file);
+  if (luaL_loadbufferx(L, code.data, code.length, chunk, state->is_guest ? "t" : "bt")) return fail_load(L, top, error, error_size, lua_tostring(L, -1));
+  push_environment(state);
+  lua_setfenv(L, -2);
+  if (state_call(state, 0, 1, STATE_BUDGET_CONFIGURE)) return fail_load(L, top, error, error_size, lua_tostring(L, -1));
+  if (!lua_istable(L, -1)) {
+    snprintf(message, sizeof message, "%s: the file returns no policy table", file);
+    return fail_load(L, top, error, error_size, message);
+  }
+  struct state_policy policy = {0};
+  for (int phase = 0; phase < HOOK_PHASES; phase++) {
+    lua_pushstring(L, phase_names[phase]);
+    lua_rawget(L, -2);
+    int type = lua_type(L, -1);
+    lua_pop(L, 1);
+    if (type == LUA_TNIL || type == LUA_TFUNCTION) continue;
+    snprintf(message, sizeof message, "%s: %s is a %s, not a function", file, phase_names[phase], lua_typename(L, type));
+    return fail_load(L, top, error, error_size, message);
+  }
+  for (int phase = 0; phase < HOOK_PHASES; phase++) {
+    lua_pushstring(L, phase_names[phase]);
+    lua_rawget(L, -2);
+    if (lua_isfunction(L, -1)) {
+      policy.hooks[phase] = luaL_ref(L, LUA_REGISTRYINDEX);
+    } else {
+      policy.hooks[phase] = LUA_NOREF;
+      lua_pop(L, 1);
+    }
+  }
+  lua_pushliteral(L, "on_error");
+  lua_rawget(L, -2);
+  policy.is_skipping_errors = lua_type(L, -1) == LUA_TSTRING && strcmp(lua_tostring(L, -1), "skip") == 0;
+  lua_pop(L, 1);
+  policy.table = luaL_ref(L, LUA_REGISTRYINDEX);
+  policy.name = strndup(name.data, name.length);
+  int index = state_find_policy(state, name);
+  if (index >= 0) {
+    policy_clear(state, &state->policies[index]);
+  } else {
+    if (state->policy_count == state->policy_capacity) {
+      state->policy_capacity = state->policy_capacity ? state->policy_capacity * 2 : 16;
+      state->policies = realloc(state->policies, state->policy_capacity * sizeof *state->policies);
+      must(state->policies != NULL);
+    }
+    index = (int)state->policy_count++;
+  }
+  state->policies[index] = policy;
+  lua_settop(L, top);
+  return index;
+}
+
+bool state_unload_policy(struct script_state *state, struct span name) {
+  int index = state_find_policy(state, name);
+  if (index < 0) return false;
+  policy_clear(state, &state->policies[index]);
+  state->policy_count--;
+  memmove(&state->policies[index], &state->policies[index + 1], (state->policy_count - (unsigned)index) * sizeof *state->policies);
+  return true;
+}

@@ -1,0 +1,98 @@
+/* State: one Lua state with what the runtime knows about it. Trusted states have the whole language and the JIT; guest states are interpreted, under a memory
+ * ceiling and an instruction budget, and their code sees only lua/moongate/guest.lua's allow-list. A state is made by one thread and may then be given to
+ * another (publisher to worker): one thread at a time. */
+#ifndef SCRIPT_STATE_H
+#define SCRIPT_STATE_H
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buffer.h"
+#include "base/log.h"
+#include "base/span.h"
+#include "route/host.h"
+
+#define STATE_MAGIC 0x74617473u
+
+/* Budgets in interpreted instructions. */
+#define STATE_BUDGET_HOOK 200000      /* one hook at request time: about a millisecond */
+#define STATE_BUDGET_CONFIGURE 10000000 /* loading a file, or one policy's attach */
+#define STATE_BUDGET_STEP 1000        /* how often the count hook looks */
+
+/* A loaded policy: registry references of its hooks, LUA_NOREF where it has none. */
+struct state_policy {
+  char *name;
+  int table;
+  int hooks[HOOK_PHASES];
+  bool is_skipping_errors; /* on_error = "skip" */
+};
+
+struct exchange;
+struct script_state {
+  uint32_t magic;
+  lua_State *L;
+  uint64_t serial;          /* unique among the states of a process; 0 outside policy sets */
+  char *owner;
+  bool is_guest;
+  struct log *log;          /* of the thread that uses it now; NULL: stderr */
+  /* bounds of guests; enforced only while their code runs, so that the runtime's own calls cannot fail */
+  size_t memory_used, memory_limit;
+  bool is_bounded;
+  int64_t budget;
+  bool is_budget_spent;
+  /* policies, in load order */
+  struct state_policy *policies;
+  unsigned policy_count, policy_capacity;
+  /* what runs now */
+  const char *running_policy;
+  unsigned running_index;
+  enum hook_phase running_phase;
+  uint64_t run;             /* changes with every hook: what must not outlive one remembers it */
+  /* exchange objects: a table in the registry with SLOT_SIZE entries a slot (exchange_objects.c) */
+  int objects;
+  int *free_slots;
+  unsigned free_count, free_capacity, slot_count;
+  struct script_state_fetch *fetch; /* sync: how core.fetch reaches the main state */
+};
+
+struct state_options {
+  const char *lua_directory;
+  const char *owner;
+  bool is_guest;
+  bool no_jit;
+  size_t memory_limit; /* guests; 0: none */
+  uint64_t serial;
+  struct log *log;
+};
+
+/* NULL with a message. The library is loaded; no policy yet. */
+struct script_state *state_new(const struct state_options *options, char *error, size_t error_size);
+void state_free(struct script_state *state);
+/* The runtime's record of a Lua state; made on the spot for states that are not ours (specs). */
+struct script_state *state_of(lua_State *L);
+/* Gives a state that the caller owns (main state, specs) its record; freed with the state. */
+struct script_state *state_adopt(lua_State *L, struct log *log);
+
+/* Runs a policy file and keeps its hooks; replaces one of the same name. `code`: source text, or bytecode of our own making for trusted states. Returns its index, or -1
+ * with "file:line: why"; the one that was there stays then. */
+int state_load_policy(struct script_state *state, struct span name, const char *file, struct span code, char *error, size_t error_size);
+bool state_unload_policy(struct script_state *state, struct span name);
+int state_find_policy(const struct script_state *state, struct span name);
+/* Compiles a file's source once for many trusted states. 0, or -1 with a message. */
+int state_compile(const char *file, struct span source, struct buffer *bytecode, char *error, size_t error_size);
+
+/* lua_pcall under the state's bounds, with a handler that makes any error value a string and appends nothing. 0, or the error is the string on top. */
+int state_call(struct script_state *state, int arguments, int results, int64_t budget);
+/* A fresh budget (between policies of one driver call). */
+void state_reset_budget(struct script_state *state, int64_t budget);
+/* Takes steps off the budget of the running code: for C functions that loop (patterns). */
+void state_charge(struct script_state *state, uint64_t instructions);
+
+/* package.path of a state: the library only. */
+void state_set_path(lua_State *L, const char *lua_directory);
+const char *state_phase_name(enum hook_phase phase);
+
+#endif
