@@ -1,0 +1,436 @@
+--- Attaches an owner's policies to hosts and routes: the driver inside an owner state.
+--
+-- The registry in C makes one driver per owner state and calls:
+--   attach.new { fetch = function(kind, namespace, name) -> table of strings | nil, error }     kind: "secret" or "config_map"
+--   driver:load(policy, file)      -> description | nil, error        `policy`: what the file returned; the same name replaces
+--   driver:unload(name)
+--   driver:attach_host(input)      -> { [policy name] = result }
+--   driver:attach_route(input)     -> { [policy name] = result }
+-- Inputs, results and descriptions are plain data (the `config` of a result is packed already), so that only bytes need to cross.
+-- Safe in guest states: nothing here is reachable from a policy but the objects of objects.lua.
+local core = require "moongate.core"
+local objects = require "moongate.objects"
+local schema = require "moongate.schema"
+
+local find, gsub, lower = string.find, string.gsub, string.lower
+local concat, insert, remove, sort = table.concat, table.insert, table.remove, table.sort
+
+local attach = {}
+
+local HOOKS = { "server_rewrite", "rewrite", "access", "balancer", "header_filter", "body_filter", "log" }
+local FIELDS = {
+  name = "string", summary = "string", annotations = "table", settings = "table", applies = "string", guard = "boolean",
+  before = "names", after = "names", on_error = "string", attach_host = "function", attach = "function",
+}
+for _, hook in ipairs(HOOKS) do FIELDS[hook] = "function" end
+
+------------------------------------------------------------------------------------------------------------ describing
+
+local function sorted(map)
+  local keys = {}
+  for key in pairs(map) do keys[#keys + 1] = key end
+  sort(keys, function(a, b) return tostring(a) < tostring(b) end)
+  return keys
+end
+
+local function fields_error(policy)
+  for _, field in ipairs(sorted(policy)) do
+    local wanted, value = FIELDS[field], policy[field]
+    if not wanted then return "has the unknown field '" .. tostring(field) .. "'" end
+    if wanted == "names" then
+      if type(value) ~= "table" then return "has a '" .. field .. "' that is not a list of names" end
+      for i = 1, #value do
+        if type(value[i]) ~= "string" then return "has a '" .. field .. "' that is not a list of names" end
+      end
+    elseif type(value) ~= wanted then
+      return "has a '" .. field .. "' that is not a " .. wanted
+    end
+  end
+  if policy.applies and policy.applies ~= "always" then return "has an 'applies' that is not \"always\"" end
+  if policy.on_error and policy.on_error ~= "deny" and policy.on_error ~= "skip" then
+    return "has an 'on_error' that is neither \"deny\" nor \"skip\""
+  end
+  if policy.guard and policy.on_error == "skip" then return "is a guard and may not skip errors" end
+  if policy.guard and not policy.access then return "is a guard and has no access hook" end
+  if policy.server_rewrite and not policy.attach_host then return "has a server_rewrite hook and no attach_host" end
+  for i = 2, #HOOKS do
+    if policy[HOOKS[i]] and not policy.attach then return "has a " .. HOOKS[i] .. " hook and no attach" end
+  end
+end
+
+local function specs_error(policy)
+  for _, group in ipairs { "annotations", "settings" } do
+    for _, name in ipairs(sorted(policy[group] or {})) do
+      local problem = schema.check_spec(name, policy[group][name])
+      if problem then return "has a wrong specification in '" .. group .. "': " .. problem end
+      local on_invalid = policy[group][name].on_invalid
+      if policy.guard and on_invalid and on_invalid ~= "deny" then
+        return "is a guard, so that '" .. name .. "' cannot have on_invalid = \"" .. on_invalid .. "\""
+      end
+    end
+  end
+end
+
+--- A deep copy of plain data, so that nothing of a policy's own tables leaves its state.
+local function plain(value, depth)
+  local kind = type(value)
+  if kind == "string" or kind == "number" or kind == "boolean" then return value end
+  if kind ~= "table" or depth > 8 then return tostring(value) end
+  local copy = {}
+  for key, item in pairs(value) do copy[key] = plain(item, depth + 1) end
+  if value[1] ~= nil then core.array(copy) end
+  return copy
+end
+
+local function describe(policy, file)
+  local hooks = {}
+  for _, hook in ipairs(HOOKS) do
+    if policy[hook] then hooks[#hooks + 1] = hook end
+  end
+  return {
+    name = policy.name, summary = policy.summary, file = file, applies = policy.applies, guard = policy.guard or false,
+    before = core.array(plain(policy.before or {}, 1)), after = core.array(plain(policy.after or {}, 1)),
+    on_error = policy.on_error or "deny",
+    annotations = plain(policy.annotations or {}, 1), settings = plain(policy.settings or {}, 1),
+    hooks = core.array(hooks), attach = policy.attach ~= nil, attach_host = policy.attach_host ~= nil,
+  }
+end
+
+--- What the driver keeps of a policy: specifications with read defaults, and the names that make it apply.
+local function prepare(policy)
+  local entry = { name = policy.name, policy = policy, guard = policy.guard or false, annotations = {}, settings = {}, names = {} }
+  for _, name in ipairs(sorted(policy.annotations or {})) do
+    local spec = policy.annotations[name]
+    local item = { name = name, spec = spec, default = schema.default(spec), aliases = schema.names(spec.alias), requires = schema.names(spec.requires) }
+    entry.annotations[#entry.annotations + 1] = item
+    entry.names[#entry.names + 1] = name
+    for _, alias in ipairs(item.aliases) do entry.names[#entry.names + 1] = alias end
+    if spec.setting then
+      item.setting = { key = spec.setting, spec = spec, default = item.default }
+      entry.settings[#entry.settings + 1] = item.setting
+    end
+  end
+  entry.own_settings = {}
+  for _, key in ipairs(sorted(policy.settings or {})) do
+    local spec = policy.settings[key]
+    local setting = { key = key, spec = spec, default = schema.default(spec) }
+    entry.settings[#entry.settings + 1] = setting
+    entry.own_settings[#entry.own_settings + 1] = setting
+  end
+  return entry
+end
+
+--------------------------------------------------------------------------------------------------------------- reading
+
+local function equal(a, b)
+  if a == b then return true end
+  if type(a) ~= "table" or type(b) ~= "table" then return false end
+  for key, value in pairs(a) do
+    if not equal(value, b[key]) then return false end
+  end
+  for key in pairs(b) do
+    if a[key] == nil then return false end
+  end
+  return true
+end
+
+local function note(findings, level, text, name, key, source)
+  findings[#findings + 1] = { level = level, text = text, annotation = name, setting = key, source = source }
+end
+
+--- A setting's value, its complaint if it has one, and whether it differs from the default. Read once for as long as its text stays.
+local function read_setting(setting, settings)
+  local raw = schema.clean(settings[setting.key])
+  local cached = setting.cached
+  if cached and cached.raw == raw then return cached end
+  cached = { raw = raw, value = setting.default, differs = false, skipped = {} }
+  if raw ~= nil then
+    local value, complaint = schema.parse(setting.key, setting.spec, raw, cached)
+    cached.complaint = complaint
+    if not complaint then
+      cached.value = value
+      cached.differs = not equal(value, setting.default) and raw ~= setting.spec.default
+    end
+  end
+  setting.cached = cached
+  return cached
+end
+
+local function note_setting(entry, setting, read, findings)
+  if read.complaint then note(findings, entry.guard and "deny" or "warn", read.complaint, nil, setting.key) end
+  for i = 1, #read.skipped do note(findings, "warn", read.skipped[i], nil, setting.key) end
+end
+
+local function own_raw(item, raws)
+  local raw = schema.clean(raws[item.name])
+  for i = 1, #item.aliases do
+    if raw ~= nil then break end
+    raw = schema.clean(raws[item.aliases[i]])
+  end
+  return raw
+end
+
+--- The text of an annotation where its scope says it comes from, and the object that wrote it.
+local function raw_of(item, input)
+  if item.spec.scope == "host" then
+    for _, source in ipairs(input.host.sources or {}) do
+      local raw = own_raw(item, source.annotations or {})
+      if raw ~= nil then return raw, { namespace = source.namespace, name = source.name } end
+    end
+  end
+  return own_raw(item, input.annotations or {})
+end
+
+local function missing_requirement(entry, item, input)
+  for _, name in ipairs(item.requires) do
+    local found
+    for _, other in ipairs(entry.annotations) do
+      if other.name == name then found = raw_of(other, input) end
+    end
+    if found == nil and schema.clean((input.annotations or {})[name]) == nil then return name end
+  end
+end
+
+local function risk_complaint(item, raw, settings)
+  local level = lower(schema.clean(settings["annotations-risk-level"]) or "high")
+  local risk = item.spec.risk or "low"
+  if schema.RISKS[risk] > (schema.RISKS[level] or schema.RISKS.high) then
+    return item.name .. ": " .. schema.show(raw) .. " has the risk " .. risk .. ", which annotations-risk-level does not allow"
+  end
+end
+
+--- All annotations of a policy as values. Complaints go to the result: findings, and `rejected`.
+local function read_annotations(entry, input, result)
+  local settings, values, findings = input.settings or {}, {}, result.findings
+  for _, item in ipairs(entry.annotations) do
+    local fallback = item.default
+    if item.setting then
+      local read = read_setting(item.setting, settings)
+      note_setting(entry, item.setting, read, findings)
+      fallback = read.value
+    end
+    local raw, source = raw_of(item, input)
+    local value
+    if raw ~= nil then
+      local context, complaint = { skipped = {} }, nil
+      local risky = risk_complaint(item, raw, settings)
+      local missing = not risky and missing_requirement(entry, item, input)
+      if risky then
+        result.rejected = result.rejected or risky
+        note(findings, "error", risky, item.name, nil, source)
+      elseif missing then
+        note(findings, "warn", item.name .. ": " .. schema.show(raw) .. " has no effect without " .. missing, item.name, nil, source)
+      else
+        value, complaint = schema.parse(item.name, item.spec, raw, context)
+      end
+      for i = 1, #context.skipped do note(findings, "warn", context.skipped[i], item.name, nil, source) end
+      if complaint then
+        local on_invalid = entry.guard and "deny" or item.spec.on_invalid or "default"
+        if on_invalid == "reject" then result.rejected = result.rejected or complaint end
+        note(findings, on_invalid == "deny" and "deny" or on_invalid == "reject" and "error" or "warn", complaint, item.name, nil, source)
+      end
+    end
+    if value == nil then value = fallback end
+    values[item.name] = value
+  end
+  return values
+end
+
+local function read_settings(entry, input, result)
+  local values = {}
+  for _, setting in ipairs(entry.own_settings) do
+    local read = read_setting(setting, input.settings or {})
+    note_setting(entry, setting, read, result.findings)
+    values[setting.key] = read.value
+  end
+  return values
+end
+
+--- Reads one source's annotations for host.sources: values only, complaints come from the routes of that source.
+local function source_reader(entry)
+  return function(raws)
+    local values = {}
+    for _, item in ipairs(entry.annotations) do
+      local raw = own_raw(item, raws)
+      if raw ~= nil then
+        local value, complaint = schema.parse(item.name, item.spec, raw)
+        if not complaint then values[item.name] = value end
+      end
+    end
+    return values
+  end
+end
+
+-------------------------------------------------------------------------------------------------------------- applying
+
+local function carries(entry, annotations)
+  if not annotations then return false end
+  for i = 1, #entry.names do
+    local raw = annotations[entry.names[i]]
+    if raw ~= nil and schema.clean(raw) ~= nil then return true end
+  end
+  return false
+end
+
+local function settings_differ(entry, settings)
+  for _, setting in ipairs(entry.settings) do
+    -- An invalid setting of a guard must not be overlooked because nothing else calls it.
+    local read = read_setting(setting, settings or {})
+    if read.differs or (read.complaint and entry.guard) then return true end
+  end
+  return false
+end
+
+local function has_host_scope(entry)
+  for _, item in ipairs(entry.annotations) do
+    if item.spec.scope == "host" then return true end
+  end
+  return false
+end
+
+local function applies(entry, input, is_host)
+  if entry.policy.applies == "always" or carries(entry, input.annotations) or settings_differ(entry, input.settings) then return true end
+  if is_host or entry.has_host_scope then
+    for _, source in ipairs(input.host.sources or {}) do
+      if carries(entry, source.annotations) then return true end
+    end
+  end
+  return false
+end
+
+--- Errors of a policy say file and line; where they do not, its name.
+local function error_text(entry, problem)
+  local text = tostring(problem)
+  if find(text, "%.lua:%d+:") or find(text, "^%[string") then return text end
+  return entry.name .. ": " .. gsub(text, "%s+$", "")
+end
+
+--- Runs attach or attach_host into `result`: packs the config, or reports the error.
+local function run(entry, method, object, input, result)
+  local annotations = read_annotations(entry, input, result)
+  local settings = read_settings(entry, input, result)
+  for _, finding in ipairs(result.findings) do
+    if finding.level == "deny" then return end
+  end
+  if result.rejected then return end
+  local ok, config = pcall(entry.policy[method], object, annotations, settings)
+  objects.close(object)
+  local problem
+  if not ok then
+    problem = error_text(entry, config)
+  elseif config ~= nil and config ~= false then
+    local packed, complaint = core.pack.encode(config)
+    if packed then
+      result.config = packed
+    else
+      problem = entry.name .. ": " .. method .. " returned a config that cannot be stored: " .. tostring(complaint)
+    end
+  end
+  if problem then
+    note(result.findings, entry.guard and "deny" or "error", problem)
+    result.config, result.set = nil, {}
+    for _, list in ipairs { "edits", "aliases", "redirect_hosts" } do
+      if result[list] then result[list] = core.array {} end
+    end
+  end
+end
+
+---------------------------------------------------------------------------------------------------------------- driver
+
+---@class moongate.attach.driver
+local driver = {}
+driver.__index = driver
+driver.__metatable = false
+
+--- `fetch(kind, namespace, name)` gives the data of a Secret or ConfigMap.
+---@param options { fetch: function|nil }
+---@return moongate.attach.driver
+function attach.new(options)
+  local self = setmetatable({ entries = {}, owner = {} }, driver)
+  local cross = { key = "allow-cross-namespace-resources", spec = { type = "boolean" }, default = false }
+  self.owner.fetch = options and options.fetch
+  self.owner.route_settings = core.route_settings()
+  self.owner.may_cross_namespaces = function(settings) return read_setting(cross, settings or {}).value end
+  return self
+end
+
+function driver:index_of(name)
+  for i, entry in ipairs(self.entries) do
+    if entry.name == name then return i end
+  end
+end
+
+--- Takes a policy; one of the same name is replaced in its place.
+---@param policy table what the file returned
+---@param file string for messages
+---@return table|nil description
+---@return string|nil error
+function driver:load(policy, file)
+  if type(policy) ~= "table" then return nil, file .. ": returns a " .. type(policy) .. ", not a policy" end
+  if type(policy.name) ~= "string" or not find(policy.name, "^[a-z0-9][a-z0-9-]*$") then
+    return nil, file .. ": has no name (lower case, digits, dashes)"
+  end
+  local problem = fields_error(policy) or specs_error(policy)
+  if problem then return nil, file .. ": " .. problem end
+  local entry = prepare(policy)
+  entry.has_host_scope = has_host_scope(entry)
+  local index = self:index_of(policy.name)
+  if index then self.entries[index] = entry else insert(self.entries, entry) end
+  return describe(policy, file)
+end
+
+function driver:unload(name)
+  local index = self:index_of(name)
+  if index then remove(self.entries, index) end
+end
+
+local function chosen(input)
+  if not input.only then return nil end
+  local names = {}
+  for _, name in ipairs(input.only) do names[name] = true end
+  return names
+end
+
+---@param input table
+---@return table<string, table> results by policy
+function driver:attach_host(input)
+  local results, only = {}, chosen(input)
+  for _, entry in ipairs(self.entries) do
+    if entry.policy.attach_host and (not only or only[entry.name]) and applies(entry, input, true) then
+      local result = { aliases = core.array {}, redirect_hosts = core.array {}, set = {}, findings = core.array {} }
+      run(entry, "attach_host", objects.host(input.host, result, source_reader(entry), true), input, result)
+      results[entry.name] = result
+    end
+  end
+  return results
+end
+
+---@param input table
+---@return table<string, table> results by policy
+function driver:attach_route(input)
+  local results, only = {}, chosen(input)
+  for _, entry in ipairs(self.entries) do
+    if entry.policy.attach and (not only or only[entry.name]) and applies(entry, input, false) then
+      local result = {
+        set = {}, edits = core.array {}, findings = core.array {},
+        upstreams = core.array {}, services = core.array {}, secrets = core.array {}, config_maps = core.array {},
+      }
+      run(entry, "attach", objects.route(input, result, source_reader(entry), self.owner), input, result)
+      results[entry.name] = result
+    end
+  end
+  return results
+end
+
+--- All findings of results as lines, deny first: for specs and tools.
+---@param results table<string, table>
+---@return string
+function attach.text(results)
+  local lines = {}
+  for _, name in ipairs(sorted(results)) do
+    for _, finding in ipairs(results[name].findings) do lines[#lines + 1] = finding.level .. " " .. finding.text end
+  end
+  return concat(lines, "\n")
+end
+
+return attach
