@@ -71,7 +71,10 @@ local READ = {
     return nil, "true or false"
   end,
   text = function(value, info)
-    if find(info.unit or "", "^template") then return template_text(value) end
+    if find(info.unit or "", "^template") then
+      local text, complaint = template_text(value)
+      return text, nil, complaint
+    end
     if type(value) == "string" and not find(value, "[\r\n%z]") then return value end
     return nil, "text"
   end,
@@ -214,7 +217,8 @@ function route_methods.set(route, name, value)
   local state = state_of(route, "route", "route:set")
   local info = type(name) == "string" and state.owner.route_settings[name]
   if not info then misuse("route:set", "'" .. schema.show(name) .. "' is not a setting of routes") end
-  local read, expected = READ[info.type](value, info)
+  local read, expected, complaint = READ[info.type](value, info)
+  if complaint then misuse("route:set", name .. " is given " .. complaint) end
   if read == nil then misuse("route:set", name .. " expects " .. expected .. ", not " .. schema.show(value)) end
   state.result.set[name] = read
 end
