@@ -25,13 +25,15 @@ struct codec_events {
   void (*on_informational)(void *owner, const struct response_head *head);
   /* A part of the body, valid during the call; the owner takes it all. Not called while paused (but for what was already decoded of one read). */
   void (*on_body)(void *owner, struct span data);
-  /* The message is complete; trailers, if any, are in stream->trailers. */
+  /* The message is complete; trailers, if any, are in stream->trailers. Comes for every message, also for one without a body (right after
+   * on_request or on_head), and also while paused. Not for a 101. */
   void (*on_end)(void *owner);
   /* The stream's sink was full and now has room. */
   void (*on_drain)(void *owner);
   /* Tunnel mode: the peer ended its direction (half close); bytes in tunnel mode come by on_body. */
   void (*on_half_close)(void *owner);
   /* The peer is gone or broke the protocol before the message was complete, or while we were writing: ERROR_*. No event follows; owner still calls codec_abort.
+   * Client side, ERROR_PROTOCOL or ERROR_TIMEOUT: the link is still there, so an owner that has not answered may answer (400, 408) and finish.
    * For a bad request head the codec answers by itself through on_bad_request. */
   void (*on_abort)(void *owner, int error);
 };
@@ -48,7 +50,9 @@ struct codec_ops {
   void (*resume)(struct codec_stream *stream, unsigned reason); /* reading goes on when no reason is left; never from inside */
   void (*tunnel)(struct codec_stream *stream);    /* after a 101 (or 2xx to CONNECT): bytes both ways, no framing */
   void (*half_close)(struct codec_stream *stream); /* tunnel: end our direction */
-  void (*discard_body)(struct codec_stream *stream, uint64_t limit); /* client side: read and drop the rest of the request, up to limit */
+  /* Client side: read and drop the rest of the request, up to limit; on_end comes at its end, or at the limit, or soon when reading it is no use; then the
+   * connection closes after the response. */
+  void (*discard_body)(struct codec_stream *stream, uint64_t limit);
   void (*finish)(struct codec_stream *stream);    /* both directions done; the connection may be used again */
   void (*abort)(struct codec_stream *stream);     /* give up: H1 closes the connection, H2 resets the stream */
   uint64_t (*bytes_sent)(const struct codec_stream *stream);     /* head and body, on the wire, of this stream */
@@ -65,6 +69,8 @@ struct codec_stream {
   struct response_head *response; /* upstream side: filled before on_head */
   struct headers *trailers;       /* filled before on_end; NULL if none */
   unsigned paused;                /* pause_reason bits */
+  uint64_t answer_bytes;          /* upstream side: bytes of the answer that have come, 1xx included */
+  bool is_request_on_wire;        /* upstream side, set before on_abort: whether any byte of the request was handed to the kernel */
 };
 
 /* ---- client side: one object per connection -------------------------------------------------------------------------------- */
@@ -87,7 +93,7 @@ struct codec_client_events {
   /* A head that cannot be taken: the status to answer (400, 408, 413, 414, 431, 505) and why; stream->request holds what was readable of it
    * (method and target may be empty). The callee answers on the stream as usual; the codec closes after it. */
   void (*on_bad_request)(void *owner, struct codec_stream *stream, int status, const char *why);
-  /* The connection is over; the codec frees itself after this call. No stream is open then. */
+  /* The connection is over; the codec frees itself after this call. No stream is open then. Always from a deferred call, never from inside a call of the owner's. */
   void (*on_close)(void *owner);
 };
 
@@ -113,7 +119,7 @@ struct codec_upstream_events {
 struct codec_upstream *h1_upstream_new(struct link *link, const struct codec_upstream_events *events, void *owner);
 /* Opens a stream on an idle connection; the caller sets events and owner, then send_request. */
 struct codec_stream *codec_upstream_open(struct codec_upstream *upstream, struct arena *arena);
-/* After finish: whether the connection may carry another request. If not, it closes and frees itself at finish. */
+/* Just before or after finish: whether the connection may carry another request. If not, it closes at finish and frees itself soon after. */
 bool codec_upstream_is_reusable(const struct codec_upstream *upstream);
 struct link *codec_upstream_link(struct codec_upstream *upstream);
 void codec_upstream_close(struct codec_upstream *upstream); /* idle ones only */
