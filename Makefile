@@ -1,0 +1,127 @@
+# Moongate. `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := build
+MAKEFLAGS += --no-builtin-rules
+
+PREFIX ?= /usr/local
+VARIANT ?= release
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+# ---- variants: release, dev (ASan+UBSan, warnings are errors), tsan -------------------------------------------------------------
+OUT_release := build
+OUT_dev     := build/dev
+OUT_tsan    := build/tsan
+OUT_clang   := build/clang
+OUT         := $(OUT_$(VARIANT))
+FLAGS_release := -O2 -g
+FLAGS_dev     := -O1 -g -Werror -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+FLAGS_tsan    := -O1 -g -Werror -fsanitize=thread -fno-omit-frame-pointer
+FLAGS_clang   := -O1 -g -Werror
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wvla
+
+PACKAGES_C := libuv openssl luajit libpcre2-8 libcares yaml-0.1
+ifneq ($(wildcard /usr/share/llhttp/llhttp.c),)
+LLHTTP_OBJECTS := $(addprefix $(OUT)/llhttp/,api.o http.o llhttp.o)
+LLHTTP_LIBS :=
+else
+LLHTTP_LIBS := -lllhttp
+endif
+PC_CFLAGS = $(shell pkg-config --cflags $(PACKAGES_C) 2>/dev/null) $(if $(wildcard /usr/share/include/llhttp/llhttp.h),-I/usr/share/include/llhttp) $(if $(wildcard /usr/include/llhttp/llhttp.h),-I/usr/include/llhttp)
+PC_LIBS   = $(shell pkg-config --libs $(PACKAGES_C) 2>/dev/null)
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+CFLAGS_ALL = -std=gnu17 $(WARNINGS) $(FLAGS_$(VARIANT)) -fPIC -pthread -Icore -I. -D_GNU_SOURCE \
+  -DMOONGATE_VERSION='"$(VERSION)"' -DMOONGATE_PREFIX='"$(PREFIX)"' $(PC_CFLAGS) $(CFLAGS)
+LIBS = $(LLHTTP_LIBS) $(PC_LIBS) -lm -ldl -pthread
+
+SOURCES := $(wildcard core/*/*.c kube/*.c)
+OBJECTS := $(patsubst %.c,$(OUT)/obj/%.o,$(filter-out core/app/main.c,$(SOURCES)))
+UNIT_TESTS := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(wildcard tests/unit/test_*.c))
+FUZZ_REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(OUT)/fuzz/replay_%,$(wildcard tests/fuzz/fuzz_*.c))
+
+.PHONY: help deps build dev tsan all-tests test test-long unit spec e2e check bench lint format format-check install run clean churn layering
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+APT_PACKAGES := gcc make pkg-config git libc6-dev libuv1-dev libssl-dev libluajit-5.1-dev luajit lua-cjson lua-busted lua-check libcmocka-dev \
+  libpcre2-dev libc-ares-dev libyaml-dev clang clang-tidy clang-format python3 python3-pytest python3-yaml openssl curl ca-certificates procps
+build/.deps: Makefile
+	@mkdir -p build
+	@missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	 if apt-cache show libllhttp-dev >/dev/null 2>&1; then l=libllhttp-dev; else l=node-llhttp; fi; \
+	 if ! dpkg -s libllhttp-dev >/dev/null 2>&1 && ! dpkg -s node-llhttp >/dev/null 2>&1; then missing="$$missing LLHTTP"; fi; \
+	 if [ -n "$$missing" ]; then echo "installing:$$missing"; $(SUDO) apt-get update -qq || exit 1; \
+	   if apt-cache show libllhttp-dev >/dev/null 2>&1; then l=libllhttp-dev; else l=node-llhttp; fi; \
+	   DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $${missing/LLHTTP/$$l} >build/deps.log 2>&1 || { cat build/deps.log; exit 1; }; fi
+	@touch $@
+deps: ## installs what building and testing need (Debian packages; sudo where not root)
+	@rm -f build/.deps; $(MAKE) --no-print-directory build/.deps
+
+# The compiler's flags come from pkg-config, which `deps` may only now have installed: hence a second make.
+build: build/.deps ## release build: build/moongate
+	@$(MAKE) --no-print-directory -j$$(nproc) VARIANT=release binary
+dev: build/.deps ## ASan+UBSan build, warnings are errors: build/dev/moongate
+	@$(MAKE) --no-print-directory -j$$(nproc) VARIANT=dev binary
+tsan: build/.deps ## TSan build: build/tsan/moongate
+	@$(MAKE) --no-print-directory -j$$(nproc) VARIANT=tsan binary
+
+.PHONY: binary units library
+binary: $(OUT)/moongate
+library: $(OUT)/lib/moongate/core.so
+units: $(UNIT_TESTS) $(FUZZ_REPLAY)
+
+$(OUT)/llhttp/%.o: /usr/share/llhttp/%.c
+	@mkdir -p $(@D)
+	@$(CC) -O2 -g -fPIC -DLLHTTP_STRICT_MODE=1 $(PC_CFLAGS) -c $< -o $@
+$(OUT)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC $(VARIANT) $<"
+	@$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
+$(OUT)/libmoongate.a: $(OBJECTS) $(LLHTTP_OBJECTS)
+	@rm -f $@; $(AR) rcs $@ $^
+$(OUT)/moongate: $(OUT)/obj/core/app/main.o $(OUT)/libmoongate.a
+	@$(CC) $(CFLAGS_ALL) -rdynamic $< -Wl,--whole-archive $(OUT)/libmoongate.a -Wl,--no-whole-archive $(LIBS) -o $@
+$(OUT)/lib/moongate/core.so: $(OUT)/libmoongate.a
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS_ALL) -shared -Wl,--whole-archive $< -Wl,--no-whole-archive $(filter-out -lluajit-5.1,$(LIBS)) -o $@
+$(OUT)/unit/%: tests/unit/%.c $(OUT)/libmoongate.a
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS_ALL) -Wno-missing-prototypes $< $(OUT)/libmoongate.a $(LIBS) -lcmocka -o $@
+$(OUT)/fuzz/replay_%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(OUT)/libmoongate.a
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS_ALL) -Wno-missing-prototypes tests/fuzz/replay.c $< $(OUT)/libmoongate.a $(LIBS) -o $@
+-include $(OBJECTS:.o=.d) $(OUT)/obj/core/app/main.d
+
+# ---- tests ----------------------------------------------------------------------------------------------------------------------------
+test: build/.deps ## everything a change needs; ends with "N passed, N failed"
+	@bash tests/run.sh
+test-long: build/.deps ## TSan, longer churn
+	@bash tests/run.sh long
+unit: build/.deps ## C unit tests, ASan+UBSan
+	@bash tests/run.sh unit
+spec: build/.deps ## busted specs on LuaJIT
+	@bash tests/run.sh spec
+e2e: build/.deps ## end-to-end tests
+	@bash tests/run.sh e2e
+check: build/.deps ## layering, sizes, format, luacheck
+	@bash tests/run.sh check
+churn: build ## 30 s of configuration changes under load
+	@python3 tests/e2e/churn.py --binary build/moongate --seconds 30
+bench: build ## CPU per request beside nginx and HAProxy
+	@bash tests/bench/run.sh
+lint: build/.deps ## clang-tidy and luacheck
+	@clang-tidy --quiet $(SOURCES) -- $(CFLAGS_ALL) 2>/dev/null; luacheck -q lua policies kube spec
+format: build/.deps ## clang-format in place
+	@clang-format -i $$(git ls-files '*.c' '*.h')
+
+install: build ## to $(PREFIX)
+	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/moongate
+	@install -m 755 build/moongate $(DESTDIR)$(PREFIX)/bin/moongate
+	@$(MAKE) --no-print-directory VARIANT=release library
+	@install -D -m 755 build/lib/moongate/core.so $(DESTDIR)$(PREFIX)/lib/moongate/core.so
+	@for d in lua policies kube; do find $$d -name '*.lua' | while read -r f; do install -D -m 644 $$f $(DESTDIR)$(PREFIX)/share/moongate/$$f; done; done
+run: build ## starts Moongate on the sample manifests, with three echo processes behind it
+	@bash tests/sample/run.sh
+clean: ## removes build/
+	rm -rf build

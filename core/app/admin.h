@@ -1,0 +1,28 @@
+/* Admin: a thread of its own with /healthz and /metrics on the health port. Reads counters and immutable data only, never waits for sync. */
+#ifndef APP_ADMIN_H
+#define APP_ADMIN_H
+
+#include "app/log_writer.h"
+#include "app/publisher.h"
+#include "base/address.h"
+
+struct admin;
+
+struct admin_options {
+  struct address address;
+  const char *health_path;
+  struct publisher *publisher;
+  struct log_writer *logs;
+  struct counters *const *counters; /* one block per worker */
+  struct worker *const *workers;
+  unsigned count;
+  _Atomic bool *is_ready;           /* false: /healthz answers 500 */
+  struct log *log;
+};
+
+/* Binds (so that a port in use is an error at start); *port gets the port. NULL with a message. */
+struct admin *admin_new(const struct admin_options *options, uint16_t *port, char *error, size_t error_size);
+int admin_start(struct admin *admin);
+void admin_free(struct admin *admin);
+
+#endif

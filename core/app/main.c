@@ -1,0 +1,25 @@
+/* Main: the subcommands. */
+#include <stdio.h>
+#include <string.h>
+
+#include "app/check_command.h"
+#include "app/echo.h"
+#include "app/run.h"
+#include "app/test_command.h"
+
+int main(int argc, char **argv) {
+  const char *command = argc > 1 ? argv[1] : "";
+  if (strcmp(command, "echo") == 0) return echo_main(argc - 2, argv + 2);
+  if (strcmp(command, "check") == 0) return check_command_main(argc - 2, argv + 2);
+  if (strcmp(command, "test") == 0) return test_command_main(argc - 2, argv + 2);
+  if (strcmp(command, "run") == 0) return run_main(argc - 2, argv + 2);
+  if (argc == 1) {
+    fprintf(stderr, "moongate: nothing to do; try moongate --help\n");
+    return 2;
+  }
+  if (strcmp(command, "version") == 0) {
+    printf("moongate %s\n", MOONGATE_VERSION);
+    return 0;
+  }
+  return run_main(argc - 1, argv + 1);
+}

@@ -1,0 +1,45 @@
+/* Publisher: the thread on the data side of the seam. Turns keyed units (bytes) into C, gathers changes for 2 ms (5 ms while more arrive, 20 ms at
+ * most), publishes a root to every worker, takes old roots back, and frees what nobody uses. Also resolves ExternalName upstreams. */
+#ifndef APP_PUBLISHER_H
+#define APP_PUBLISHER_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "base/log.h"
+#include "proxy/worker.h"
+#include "script/script.h"
+
+struct publisher;
+
+struct publisher_options {
+  struct worker **workers;       /* filled by the caller before publisher_start; their inboxes get roots */
+  unsigned worker_count;
+  struct script_options script;
+  const char *resolver;          /* ADDR:PORT or NULL */
+  struct log *log;
+  _Atomic int *log_level;        /* set from error-log-level */
+};
+
+/* What the admin thread reads; relaxed. */
+struct publisher_gauges {
+  _Atomic uint64_t generation, live_roots, superseded_units, oldest_superseded_ms, hosts, upstreams, records, changes, refused, published_ms;
+};
+
+struct publisher *publisher_new(const struct publisher_options *options, char *error, size_t error_size);
+/* Hands over one message of docs/seam.md (copied). Any thread; blocks while more than 64 MiB wait. */
+void publisher_submit(struct publisher *publisher, const char *message, size_t length);
+/* Runs the thread; returns at once. */
+int publisher_start(struct publisher *publisher);
+/* Waits until the first message was published, at most `timeout_ms`; false on time-out. */
+bool publisher_wait_first(struct publisher *publisher, int timeout_ms);
+const struct publisher_gauges *publisher_gauges(const struct publisher *publisher);
+struct root_return publisher_returns(struct publisher *publisher);
+/* Ends the thread and frees all roots and units; workers must have ended. */
+void publisher_free(struct publisher *publisher);
+
+/* A UNIT_CERTIFICATE unit's certificate. */
+struct certificate;
+struct certificate *publisher_certificate(const struct unit *unit);
+
+#endif

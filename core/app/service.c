@@ -1,0 +1,251 @@
+/* Service: see service.h. A client owns its codec connection; a call owns its arena; the list of calls is for the end. */
+#include "app/service.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "http/cookie.h"
+
+#define CALL_MAGIC MAGIC('c', 'a', 'l', 'l')
+#define PATTERN_BYTES 16384
+
+struct service_client {
+  struct service *service;
+  struct codec_client *codec;
+  struct link *link;
+  struct list node;
+};
+
+struct service {
+  struct service_options options;
+  struct listener *listener;
+  struct list clients;
+  unsigned client_count;
+  bool is_closing;
+  char pattern[PATTERN_BYTES];
+};
+
+static struct service_call *call_of(void *owner) {
+  struct service_call *call = owner;
+  must(call->magic == CALL_MAGIC);
+  return call;
+}
+
+static void call_free(struct service_call *call) {
+  loop_timer_stop(call->service->options.loop, &call->timer);
+  buffer_free(&call->pending);
+  call->magic = 0;
+  arena_free(&call->arena);
+  free(call);
+}
+
+static void call_finish_if_done(struct service_call *call) {
+  if (!call->is_answered || call->left || !call->request_ended || call->is_tunnel) return;
+  struct codec_stream *stream = call->stream;
+  call_free(call);
+  stream->ops->finish(stream);
+}
+
+static void send_more(struct service_call *call) {
+  while (call->left && !call->stream->ops->is_full(call->stream)) {
+    size_t part = call->left < PATTERN_BYTES ? (size_t)call->left : PATTERN_BYTES;
+    struct span bytes = span_make(call->service->pattern, part);
+    call->stream->ops->send_body(call->stream, &bytes, 1);
+    call->left -= part;
+    if (call->left == 0) call->stream->ops->send_end(call->stream, NULL);
+  }
+}
+
+static void on_body(void *owner, struct span data) {
+  struct service_call *call = call_of(owner);
+  if (call->is_tunnel) call->on_tunnel(call, data);
+  else call->body_bytes += data.length;
+}
+
+static void on_end(void *owner) {
+  struct service_call *call = call_of(owner);
+  call->request_ended = true;
+  if (!call->is_answered) call->service->options.handle(call->service->options.context, call);
+  else call_finish_if_done(call);
+}
+
+static void on_drain(void *owner) {
+  struct service_call *call = call_of(owner);
+  if (!call->left) return;
+  send_more(call);
+  call_finish_if_done(call);
+}
+
+static void on_half_close(void *owner) {
+  struct service_call *call = call_of(owner);
+  call->stream->ops->half_close(call->stream);
+}
+
+static void on_abort(void *owner, int error) {
+  (void)error;
+  struct service_call *call = call_of(owner);
+  struct codec_stream *stream = call->stream;
+  call_free(call);
+  stream->ops->abort(stream);
+}
+
+static const struct codec_events call_events = {
+    .on_body = on_body, .on_end = on_end, .on_drain = on_drain, .on_half_close = on_half_close, .on_abort = on_abort};
+
+static void on_timer_unset(struct timer *timer) { (void)timer; }
+
+static struct arena *on_new(void *owner, struct codec_stream *stream) {
+  struct service_client *client = owner;
+  struct service_call *call = calloc(1, sizeof *call);
+  must(call);
+  call->magic = CALL_MAGIC;
+  call->service = client->service;
+  call->client = client;
+  call->stream = stream;
+  arena_init(&call->arena, NULL, 0);
+  timer_init(&call->timer, on_timer_unset);
+  stream->owner = call;
+  stream->events = &call_events;
+  return &call->arena;
+}
+
+static void on_bad_request(void *owner, struct codec_stream *stream, int status, const char *why) {
+  (void)owner;
+  struct service_call *call = call_of(stream->owner);
+  call->request = stream->request;
+  call->request_ended = true;
+  service_reply(call, status, "text/plain", span_of(why));
+}
+
+static void on_request(void *owner, struct codec_stream *stream) {
+  (void)owner;
+  struct service_call *call = call_of(stream->owner);
+  call->request = stream->request;
+  if (uri_parse_target(call->request->target, call->request->method, &call->arena, &call->uri)) {
+    service_reply(call, 400, "text/plain", SPAN("bad request target\n"));
+    return;
+  }
+  if (call->request->expects_continue) {
+    struct response_head head = {.status = 100};
+    headers_init(&head.headers, &call->arena);
+    stream->ops->send_informational(stream, &head);
+  }
+}
+
+static void on_close(void *owner) {
+  struct service_client *client = owner;
+  list_remove(&client->node);
+  client->service->client_count--;
+  free(client);
+}
+
+static const struct codec_client_events client_events = {on_new, on_request, on_bad_request, on_close};
+
+static void on_accept(void *context, struct link *link) {
+  struct service *service = context;
+  struct service_client *client = calloc(1, sizeof *client);
+  must(client);
+  client->service = service;
+  client->link = link;
+  list_insert_last(&service->clients, &client->node);
+  service->client_count++;
+  struct codec_client_limits limits = {.head_bytes = 65536, .request_line_bytes = 16384, .header_fields = 256, .header_timeout_ms = 30000, .body_timeout_ms = 60000,
+                                       .idle_timeout_ms = 75000, .send_timeout_ms = 60000, .max_requests = 1u << 30, .allow_underscores = true};
+  client->codec = h1_client_new(link, &limits, &client_events, client);
+}
+
+struct service *service_new(const struct service_options *options) {
+  struct service *service = calloc(1, sizeof *service);
+  must(service);
+  service->options = *options;
+  list_init(&service->clients);
+  for (size_t i = 0; i < PATTERN_BYTES; i++) service->pattern[i] = i % 64 == 63 ? '\n' : (char)('0' + i % 64);
+  return service;
+}
+
+int service_listen(struct service *service, const struct address *address) {
+  int error = 0;
+  service->listener = listener_new(service->options.loop, address, false, 1024, on_accept, service, &error);
+  return service->listener ? 0 : error;
+}
+
+void *service_context(const struct service *service) { return service->options.context; }
+uint16_t service_port(const struct service *service) { return listener_port(service->listener); }
+unsigned service_client_count(const struct service *service) { return service->client_count; }
+
+void service_shutdown(struct service *service) {
+  if (service->listener) listener_close(service->listener);
+  service->listener = NULL;
+  service->is_closing = true;
+  for (struct list *node = service->clients.next, *next; node != &service->clients; node = next) {
+    next = node->next;
+    codec_client_shutdown(container_of(node, struct service_client, node)->codec);
+  }
+}
+
+void service_free(struct service *service) {
+  if (service->listener) listener_close(service->listener);
+  while (!list_is_empty(&service->clients)) codec_client_close(container_of(service->clients.next, struct service_client, node)->codec);
+  free(service);
+}
+
+static void add_fields(struct service_call *call, struct response_head *head, const char *content_type, const char *const *extra) {
+  headers_init(&head->headers, &call->arena);
+  char date[32];
+  size_t length = http_date(time(NULL), date);
+  headers_add(&head->headers, HEADER_DATE, SPAN("Date"), span_make(arena_copy(&call->arena, date, length), length));
+  if (content_type) headers_add(&head->headers, HEADER_CONTENT_TYPE, SPAN("Content-Type"), span_of(content_type));
+  for (; extra && extra[0]; extra += 2)
+    headers_add(&head->headers, header_id_of(span_of(extra[0])), span_of(extra[0]), arena_span(&call->arena, span_of(extra[1])));
+  head->keep_alive = !call->service->is_closing;
+}
+
+void service_reply_with(struct service_call *call, int status, const char *content_type, struct span body, const char *const *extra) {
+  must(!call->is_answered);
+  call->is_answered = true;
+  struct response_head *head = arena_zalloc(&call->arena, sizeof *head);
+  head->status = status;
+  add_fields(call, head, content_type, extra);
+  bool has_body = status_has_body(status, SPAN("GET"));
+  head->body = (struct message_body){has_body ? BODY_LENGTH : BODY_NONE, has_body ? body.length : 0};
+  call->stream->ops->send_response(call->stream, head);
+  if (has_body && body.length && !span_equal(call->request->method, SPAN("HEAD"))) call->stream->ops->send_body(call->stream, &body, 1);
+  call->stream->ops->send_end(call->stream, NULL);
+  if (!call->request_ended) call->stream->ops->discard_body(call->stream, LIMIT_DRAIN_BYTES);
+  call_finish_if_done(call);
+}
+
+void service_reply(struct service_call *call, int status, const char *content_type, struct span body) {
+  service_reply_with(call, status, content_type, body, NULL);
+}
+
+void service_send_bytes(struct service_call *call, uint64_t count) {
+  must(!call->is_answered);
+  call->is_answered = true;
+  struct response_head *head = arena_zalloc(&call->arena, sizeof *head);
+  head->status = 200;
+  add_fields(call, head, "application/octet-stream", NULL);
+  head->body = (struct message_body){BODY_LENGTH, count};
+  call->stream->ops->send_response(call->stream, head);
+  call->left = span_equal(call->request->method, SPAN("HEAD")) ? 0 : count;
+  if (call->left == 0) call->stream->ops->send_end(call->stream, NULL);
+  send_more(call);
+  call_finish_if_done(call);
+}
+
+void service_upgrade(struct service_call *call, const char *protocol, const char *const *extra, void (*on_tunnel)(struct service_call *call, struct span data)) {
+  (void)protocol;
+  call->is_answered = call->is_tunnel = true;
+  call->on_tunnel = on_tunnel;
+  struct response_head *head = arena_zalloc(&call->arena, sizeof *head);
+  head->status = 101;
+  add_fields(call, head, NULL, extra);
+  head->body.framing = BODY_NONE;
+  call->stream->ops->send_response(call->stream, head);
+  call->stream->ops->tunnel(call->stream);
+}
+
+const struct address *service_peer(const struct service_call *call) { return link_peer(call->client->link); }

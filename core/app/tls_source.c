@@ -1,0 +1,81 @@
+/* TLS source: see tls_source.h. The SSL_CTX is rebuilt when a setting of the profile changed, never for a certificate or a host. */
+#include "app/tls_source.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "app/publisher.h"
+#include "base/check.h"
+#include "route/router.h"
+
+struct tls_source {
+  struct worker *worker;
+  struct tls_tickets *tickets;
+  struct certificate *fallback;
+  struct log *log;
+  struct tls_server *server;
+  uint32_t settings_id;     /* of the settings unit that was looked at last ... */
+  uint64_t settings_born;   /* ... ids are reused */
+  char profile[1024];       /* what the server was made of */
+};
+
+struct tls_source *tls_source_new(struct worker *worker, struct tls_tickets *tickets, struct certificate *fallback, struct log *log) {
+  struct tls_source *source = calloc(1, sizeof *source);
+  must(source);
+  source->worker = worker;
+  source->tickets = tickets;
+  source->fallback = fallback;
+  source->log = log;
+  return source;
+}
+
+void tls_source_free(struct tls_source *source) {
+  if (!source) return;
+  if (source->server) tls_server_free(source->server);
+  free(source);
+}
+
+static struct certificate *find(void *context, struct span server_name) {
+  struct tls_source *source = context;
+  const struct snapshot *root = source->worker->root;
+  const struct host *host = root ? router_find_host(root, server_name) : NULL;
+  if (host && host->owner.length) {
+    const struct host *owner = router_find_host(root, host->owner);
+    if (owner && !host->certificate.length) host = owner;
+  }
+  struct unit *unit = host && host->certificate.length ? snapshot_certificate(root, host->certificate) : NULL;
+  if (unit) return publisher_certificate(unit);
+  if (root && root->settings->ssl_reject_handshake && !(host && host->has_tls)) return NULL;
+  if (root && root->settings->default_certificate.length) unit = snapshot_certificate(root, root->settings->default_certificate);
+  return unit ? publisher_certificate(unit) : source->fallback;
+}
+
+struct tls_server *tls_source_server(void *context, struct worker *worker) {
+  struct tls_source *source = context;
+  const struct settings *settings = worker->root ? worker->root->settings : NULL;
+  if (!settings) return NULL;
+  if (source->server && source->settings_id == settings->unit.id && source->settings_born == settings->unit.born_at) return source->server;
+  source->settings_id = settings->unit.id;
+  source->settings_born = settings->unit.born_at;
+  char profile[sizeof source->profile], protocols[128], ciphers[512], curves[128];
+  snprintf(protocols, sizeof protocols, "%.*s", (int)settings->ssl_protocols.length, settings->ssl_protocols.data);
+  snprintf(ciphers, sizeof ciphers, "%.*s", (int)settings->ssl_ciphers.length, settings->ssl_ciphers.data);
+  snprintf(curves, sizeof curves, "%.*s", (int)settings->ssl_ecdh_curve.length, settings->ssl_ecdh_curve.data);
+  snprintf(profile, sizeof profile, "%s|%s|%s|%d|%lld|%d", protocols, ciphers, curves, settings->ssl_session_tickets,
+           (long long)settings->ssl_session_timeout_ms, settings->ssl_reject_handshake);
+  if (source->server && strcmp(profile, source->profile) == 0) return source->server;
+  struct tls_profile wanted = {
+      .protocols = protocols, .ciphers = ciphers, .curves = curves, .tickets = settings->ssl_session_tickets,
+      .session_timeout = (unsigned)(settings->ssl_session_timeout_ms / 1000), .prefer_server_ciphers = true, .reject_unknown = settings->ssl_reject_handshake};
+  char error[256];
+  struct tls_server *server = tls_server_new(&wanted, source->tickets, find, source, error, sizeof error);
+  if (!server) {
+    log_write(source->log, LOG_ERROR, "TLS settings refused, the previous ones stay", "error=\"%s\"", error);
+    return source->server;
+  }
+  if (source->server) tls_server_free(source->server);
+  source->server = server;
+  memcpy(source->profile, profile, sizeof profile);
+  return server;
+}
