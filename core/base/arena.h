@@ -7,6 +7,17 @@
 
 #include "base/span.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#define ARENA_IS_CHECKED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ARENA_IS_CHECKED 1
+#endif
+#endif
+#ifndef ARENA_IS_CHECKED
+#define ARENA_IS_CHECKED 0
+#endif
+
 struct arena_block;
 struct arena_cleanup;
 
@@ -31,8 +42,22 @@ struct arena {
 void arena_init(struct arena *arena, struct arena_cache *cache, size_t block_size);
 /* Runs the cleanups, last deferred first, then frees all blocks. The arena can be used again. */
 void arena_free(struct arena *arena);
+void *arena_alloc_slow(struct arena *arena, size_t size); /* for arena_alloc only */
 /* 16-byte aligned, not cleared; never NULL (a small malloc that fails ends the process). */
-void *arena_alloc(struct arena *arena, size_t size);
+#if ARENA_IS_CHECKED
+static inline void *arena_alloc(struct arena *arena, size_t size) { return arena_alloc_slow(arena, size); }
+#else
+static inline void *arena_alloc(struct arena *arena, size_t size) {
+  /* `left` is a multiple of 16, so rounding up stays within it; a size of 0 wraps and takes the other way. */
+  if (size - 1 >= arena->left) return arena_alloc_slow(arena, size);
+  size = (size + 15) & ~(size_t)15;
+  void *result = arena->cursor;
+  arena->cursor += size;
+  arena->left -= size;
+  arena->used += size;
+  return result;
+}
+#endif
 void *arena_zalloc(struct arena *arena, size_t size);
 /* A NUL-terminated copy. */
 char *arena_copy(struct arena *arena, const void *data, size_t length);

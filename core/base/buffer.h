@@ -20,7 +20,7 @@ void buffer_printf(struct buffer *buffer, const char *format, ...) __attribute__
 /* Drops `size` bytes at the front; an emptied buffer of more than 16 KiB gives its memory back. */
 void buffer_consume(struct buffer *buffer, size_t size);
 static inline struct span buffer_span(const struct buffer *buffer) {
-  return (struct span){buffer->data + buffer->start, buffer->end - buffer->start};
+  return (struct span){buffer->data ? buffer->data + buffer->start : NULL, buffer->end - buffer->start};
 }
 static inline size_t buffer_length(const struct buffer *buffer) { return buffer->end - buffer->start; }
 

@@ -10,6 +10,9 @@
 /* Called by must(); runs the hook set by check_set_dump (once per process) and aborts. */
 _Noreturn void check_failed(const char *condition, const char *file, int line);
 
+/* `pointer`, unless it is NULL: a small allocation that failed ends the process. */
+void *check_memory(void *pointer);
+
 /* The crash dump's writer: called with an async-signal-safe context in mind. Set once by app at start. */
 void check_set_dump(void (*dump)(const char *what));
 

@@ -8,6 +8,8 @@
 
 uint64_t hash_bytes(struct span bytes, uint64_t seed);
 uint64_t hash_u64(uint64_t value);
+/* A seed that is random per process and the same for its whole life. */
+uint64_t hash_process_seed(void);
 uint32_t hash_crc32(struct span bytes);
 uint32_t hash_fnv1a(struct span bytes);
 

@@ -17,6 +17,7 @@ struct hashmap_entry {
 struct hashmap {
   struct hashmap_entry *entries; /* open addressing, power of two */
   size_t capacity, count, used;  /* used: with tombstones */
+  uint64_t seed;
 };
 
 void hashmap_init(struct hashmap *map);

@@ -23,7 +23,7 @@ static inline bool span_equal(struct span a, struct span b) {
 /* `s` without its first `count` bytes (at most its length). */
 static inline struct span span_skip(struct span s, size_t count) {
   if (count > s.length) count = s.length;
-  return (struct span){s.data + count, s.length - count};
+  return (struct span){count ? s.data + count : s.data, s.length - count};
 }
 
 /* ASCII case-insensitive equality (RFC 9110, 5.1: field names). */
