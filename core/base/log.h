@@ -38,7 +38,9 @@ struct log {
 
 bool log_is_on(const struct log *log, enum log_level level);
 /* `message` is a constant sentence; then pairs: name, format... e.g. log_write(l, LOG_WARN, "endpoint failed", "upstream=%s error=%s", u, e).
- * Values with spaces must be written with %s through log_quote by the caller or are put in quotes as one `detail`. */
+ * A bare value runs to the next name=; what a peer sent goes through log_quote. Words before the first name= become `detail`. */
 void log_write(struct log *log, enum log_level level, const char *message, const char *fields, ...) __attribute__((format(printf, 4, 5)));
+/* `value` in quotes and escaped, cut to what fits, NUL-terminated; size is at least 3. Returns `out`, for a %s. */
+const char *log_quote(struct span value, char *out, size_t size);
 
 #endif
