@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Runs the tests and ends with "N passed, N failed". A skipped test, a crashed program and a missing tool count as failed.
+#   tests/run.sh [all|unit|spec|e2e|check|churn|long]
+set -uo pipefail
+cd "$(dirname "$0")/.."
+what=${1:-all}
+passed=0 failed=0
+log=build/test-logs
+mkdir -p "$log"
+
+pass() { passed=$((passed + $1)); }
+fail() { failed=$((failed + $1)); }
+section() { printf '\n== %s\n' "$1"; }
+
+# One program that prints TAP; its exit status and its last lines count too.
+tap() { # name, command...
+  local name=$1 out="$log/$1.log" status ok bad
+  shift
+  "$@" >"$out" 2>&1
+  status=$?
+  ok=$(grep -cE '^ok ' "$out")
+  bad=$(grep -E '^not ok |^ok .*# (SKIP|skip)' "$out" | wc -l)
+  ok=$((ok - $(grep -cE '^ok .*# (SKIP|skip)' "$out")))
+  if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
+  if [ "$ok" -eq 0 ] && [ "$bad" -eq 0 ]; then bad=1; echo "$name: ran no test" >>"$out"; fi
+  pass "$ok"; fail "$bad"
+  if [ "$bad" -gt 0 ]; then printf 'FAILED  %s (%s failed)\n' "$name" "$bad"; grep -vE '^ok ' "$out" | tail -n 60; else printf 'ok      %-40s %s\n' "$name" "$ok"; fi
+}
+
+one() { # name, command...: one test
+  local name=$1 out="$log/$1.log"
+  shift
+  if "$@" >"$out" 2>&1; then pass 1; printf 'ok      %s\n' "$name"; else fail 1; printf 'FAILED  %s\n' "$name"; tail -n 60 "$out"; fi
+}
+
+build() { # variant, targets...
+  local variant=$1
+  shift
+  if ! make --no-print-directory -j"$(nproc)" VARIANT="$variant" "$@" >"$log/build-$variant.log" 2>&1; then
+    fail 1; echo "FAILED  build $variant"; grep -E 'error|warning|undefined' "$log/build-$variant.log" | head -40; tail -5 "$log/build-$variant.log"
+    return 1
+  fi
+}
+
+run_check() {
+  section "layering, sizes, format"
+  one layering python3 tests/checks/layering.py
+  one sizes python3 tests/checks/sizes.py
+  one luacheck luacheck -q --no-color lua policies kube spec
+}
+
+run_unit() {
+  section "unit tests (ASan, UBSan)"
+  build dev units || return
+  local test
+  for test in build/dev/unit/test_*; do
+    case $test in *.d) continue ;; esac
+    CMOCKA_MESSAGE_OUTPUT=TAP tap "$(basename "$test")" timeout 300 "$test"
+  done
+  section "fuzz corpora as regressions"
+  for test in build/dev/fuzz/replay_*; do
+    [ -x "$test" ] || continue
+    local corpus=tests/fuzz/corpus/${test##*replay_}
+    one "$(basename "$test")" timeout 300 "$test" "$corpus"
+  done
+}
+
+run_spec() {
+  section "specs (busted on LuaJIT, over the real C)"
+  build dev library || return
+  local asan
+  asan=$(gcc -print-file-name=libasan.so)
+  tap specs env LD_PRELOAD="$asan" ASAN_OPTIONS=detect_leaks=0 MOONGATE_HOME="$PWD" LUA_PATH="$PWD/lua/?.lua;$PWD/lua/?/init.lua;$PWD/?.lua;;" \
+    LUA_CPATH="$PWD/build/dev/lib/?.so;;" timeout 600 luajit /usr/bin/busted --output=TAP --pattern=_spec spec policies/examples
+}
+
+run_e2e() {
+  section "end-to-end tests (ASan, UBSan)"
+  build dev binary || return
+  local out="$log/e2e.log" line n
+  MOONGATE_BINARY="$PWD/build/dev/moongate" timeout 900 python3 -m pytest -q -p no:cacheprovider tests/e2e >"$out" 2>&1
+  local status=$?
+  line=$(grep -E '^[0-9]+ (passed|failed|error)|^=+ .*(passed|failed|error)' "$out" | tail -n 1)
+  n=$(grep -oE '[0-9]+ passed' <<<"$line" | grep -oE '[0-9]+'); pass "${n:-0}"
+  local bad=0
+  for word in failed error skipped; do
+    n=$(grep -oE "[0-9]+ $word" <<<"$line" | grep -oE '[0-9]+'); bad=$((bad + ${n:-0}))
+  done
+  [ "$status" -ne 0 ] && [ "$bad" -eq 0 ] && bad=1
+  fail "$bad"
+  if [ "$bad" -gt 0 ]; then tail -n 120 "$out"; else echo "ok      $line"; fi
+}
+
+run_churn() { # variant, seconds, extra...
+  section "configuration changes under load ($1, $2 s)"
+  build "$1" binary || return
+  local binary=build/moongate
+  [ "$1" = release ] || binary=build/$1/moongate
+  one "churn-$1" timeout 400 python3 tests/e2e/churn.py --binary "$binary" --seconds "$2" "${@:3}"
+  [ -f "$log/churn-$1.log" ] && tail -n 15 "$log/churn-$1.log"
+}
+
+case $what in
+  check) run_check ;;
+  unit) run_unit ;;
+  spec) run_spec ;;
+  e2e) run_e2e ;;
+  churn) run_churn release 30 ;;
+  long) run_churn tsan 30 --workers 4 ;;
+  all) run_check; run_unit; run_spec; run_e2e; run_churn release 30 ;;
+  *) echo "usage: tests/run.sh [all|unit|spec|e2e|check|churn|long]" >&2; exit 2 ;;
+esac
+
+printf '\n%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ]
