@@ -44,7 +44,7 @@ struct codec_ops {
   void (*send_response)(struct codec_stream *stream, const struct response_head *head);
   void (*send_informational)(struct codec_stream *stream, const struct response_head *head); /* 1xx; 100 included */
   void (*send_body)(struct codec_stream *stream, const struct span *parts, int count);
-  void (*send_end)(struct codec_stream *stream, const struct headers *trailers); /* trailers may be NULL */
+  void (*send_end)(struct codec_stream *stream, const struct headers *trailers); /* trailers may be NULL; needless where there is no body */
   bool (*is_full)(const struct codec_stream *stream);
   void (*pause)(struct codec_stream *stream, unsigned reason);
   void (*resume)(struct codec_stream *stream, unsigned reason); /* reading goes on when no reason is left; never from inside */

@@ -433,6 +433,7 @@ static void send_response(struct codec_stream *stream, const struct response_hea
     connection = H1_CONNECTION_CLOSE;
   }
   h1_write_response(sink, client->base.link, stream->arena, head, connection, upgrade, declared_only);
+  if (head->status != 101 && (sink->framing == BODY_NONE || (sink->framing == BODY_LENGTH && sink->left == 0))) client->answering = ANSWER_DONE;
   note_full(client);
 }
 
@@ -459,7 +460,7 @@ static void send_body(struct codec_stream *stream, const struct span *parts, int
 static void send_end(struct codec_stream *stream, const struct headers *trailers) {
   struct h1_client *client = client_of_stream(stream);
   if (client->is_over || client->answering == ANSWER_DONE) return;
-  must(client->answering == ANSWER_BEGUN);
+  must(client->answering != ANSWER_NONE);
   h1_write_end(&client->sink, client->base.link, stream->arena, trailers);
   client->answering = ANSWER_DONE;
 }

@@ -196,6 +196,7 @@ static bool read_some(struct h1_upstream *upstream, const char *data, size_t len
       upstream->is_tainted = true;
       *taken = length;
       if (!upstream->is_open) leave_pool(upstream);
+      else if (!upstream->is_request_begun) fail(upstream, ERROR_PROTOCOL);
       return true;
     case AWAITING_DROPPED:
     default: *taken = length; return true;
@@ -255,6 +256,7 @@ static void send_request(struct codec_stream *stream, const struct request_head 
   if (upstream->is_over) return;
   upstream->pending_before = link_pending(upstream->base.link);
   h1_write_request(&upstream->sink, upstream->base.link, stream->arena, head);
+  upstream->is_request_done = upstream->sink.framing == BODY_NONE || (upstream->sink.framing == BODY_LENGTH && upstream->sink.left == 0);
 }
 
 static void send_body(struct codec_stream *stream, const struct span *parts, int count) {

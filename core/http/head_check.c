@@ -120,7 +120,7 @@ static struct head_verdict check_encoding(struct span value, struct survey *surv
   if (!survey->is_http_1_1) return REFUSE(400, "Transfer-Encoding in HTTP/1.0");
   if (span_equal_nocase(value, SPAN("chunked"))) return fine;
   struct span rest = value, coding, last = {NULL, 0};
-  bool is_list_of_tokens = true;
+  bool is_list_of_tokens = span_find(value, '\t') == value.length;
   while (span_next_item(&rest, ',', &coding)) {
     is_list_of_tokens = is_list_of_tokens && scan_token(coding.data, coding.length) == coding.length && !span_equal_nocase(last, SPAN("chunked"));
     last = coding;
