@@ -1,0 +1,54 @@
+--- Which Ingresses are ours: IngressClass, the old class annotation, and the flags about them. Pure.
+local classes = {}
+
+local function flag(flags, name, default)
+  local value = flags[name]
+  if value == nil or value == "" then return default end
+  return value
+end
+
+--- Is an IngressClass ours?
+---@param class table an IngressClass object
+---@param flags table<string, string>
+function classes.is_ours(class, flags)
+  if class.controller == flag(flags, "controller-class", "k8s.io/ingress-nginx") then return true end
+  return flags["ingress-class-by-name"] == "true" and class.name == flag(flags, "ingress-class", "nginx")
+end
+
+--- Is an Ingress ours? If not, why.
+---@param ingress table
+---@param flags table<string, string>
+---@param get_class fun(name: string): table|nil
+---@return boolean is_ours
+---@return string|nil reason
+function classes.accepts(ingress, flags, get_class)
+  local wanted = flag(flags, "ingress-class", "nginx")
+  if ingress.class and ingress.class ~= "" then
+    local class = get_class(ingress.class)
+    if not class then
+      if ingress.class == wanted then return true end -- the class that --ingress-class names is assumed
+      return false, ("its class %q does not exist"):format(ingress.class)
+    end
+    if classes.is_ours(class, flags) then return true end
+    return false, ("its class %q belongs to the controller %q"):format(ingress.class, class.controller)
+  end
+  local annotation = ingress.annotations["kubernetes.io/ingress.class"]
+  if annotation and annotation ~= "" then
+    if annotation == wanted then return true end
+    return false, ("its class annotation is %q, ours is %q"):format(annotation, wanted)
+  end
+  if flag(flags, "watch-ingress-without-class", "true") == "true" then return true end
+  return false, "it names no class, and --watch-ingress-without-class is off"
+end
+
+--- Restrictions by namespace and kind of Ingress that flags ask for.
+---@return boolean is_wanted
+---@return string|nil reason
+function classes.is_watched(ingress, flags)
+  local namespace = flag(flags, "watch-namespace", "")
+  if namespace ~= "" and ingress.namespace ~= namespace then return false, ("only namespace %q is watched"):format(namespace) end
+  if flags["disable-catch-all"] == "true" and ingress.default_backend then return false, "--disable-catch-all is on and it has a default backend" end
+  return true
+end
+
+return classes

@@ -1,0 +1,238 @@
+--- From objects to what is served: hosts with their routes, upstreams with their endpoints, certificates. Pure: everything comes in as arguments.
+local model = {}
+
+--- Oldest first; of equal age, the names in descending order (as in ingress-nginx, where people rely on it without knowing).
+function model.is_older(a, b)
+  if a.created ~= b.created then return a.created < b.created end
+  return a.id > b.id
+end
+
+---@return string
+function model.upstream_name(namespace, service, port)
+  return namespace .. "-" .. service .. "-" .. port
+end
+
+--- The hosts that an Ingress touches.
+---@return table<string, true>
+function model.hosts_of(ingress)
+  local hosts = {}
+  for _, rule in ipairs(ingress.rules) do hosts[rule.host] = true end
+  if #ingress.rules == 0 and ingress.default_backend then hosts["_"] = true end
+  return hosts
+end
+
+local function make_route(ingress, path, backend)
+  return {
+    ingress = ingress, path = path.path, type = path.type, path_type = path.path_type,
+    service = backend and backend.service, port = backend and backend.port, namespace = ingress.namespace,
+  }
+end
+
+--- The routes of a host, the first of two equal ones only.
+---@param host string
+---@param ingresses table[] accepted Ingresses that touch it, oldest first
+---@return table[] routes { ingress, path, type, path_type, service, port, is_default_backend, is_implicit }
+---@return table[] shadowed routes that an older Ingress has already
+---@return table<table, string[]> paths by Ingress
+function model.routes(host, ingresses)
+  local routes, shadowed, seen, paths = {}, {}, {}, {}
+  local fallback
+  for _, ingress in ipairs(ingresses) do
+    paths[ingress] = {}
+    if not fallback and ingress.default_backend then fallback = ingress end
+    for _, rule in ipairs(ingress.rules) do
+      if rule.host == host then
+        for _, path in ipairs(rule.paths) do
+          local key = path.type .. " " .. path.path
+          local route = make_route(ingress, path, path)
+          paths[ingress][#paths[ingress] + 1] = path.path
+          if seen[key] then
+            route.older = seen[key].ingress
+            shadowed[#shadowed + 1] = route
+          else
+            seen[key] = route
+            routes[#routes + 1] = route
+          end
+        end
+      end
+    end
+  end
+  if not seen["prefix /"] and #ingresses > 0 then
+    local route = make_route(fallback or ingresses[1], { path = "/", type = "prefix" }, fallback and fallback.default_backend)
+    route.is_implicit = true
+    route.is_default_backend = fallback == nil
+    route.annotated_by = ingresses[1] -- the implicit "/" carries the annotations of the oldest Ingress
+    route.is_catch_all = fallback ~= nil and host == "_" and #fallback.rules == 0
+    if route.is_catch_all then route.annotated_by = fallback end
+    routes[#routes + 1] = route
+  end
+  return routes, shadowed, paths
+end
+
+--- The Service's port that an Ingress means by `reference`.
+---@return table|nil port
+function model.find_port(service, reference)
+  for _, port in ipairs(service.ports) do
+    if port.port == reference or port.target == reference or (port.name ~= "" and port.name == reference) then return port end
+  end
+end
+
+--- The number at which a slice (or subset) serves a Service's port.
+local function slice_port(ports, service_port)
+  for _, port in ipairs(ports) do
+    if port.port and port.name == service_port.name then return port.port end
+  end
+  local target = tonumber(service_port.target)
+  if not target then return nil end
+  for _, port in ipairs(ports) do
+    if port.port == target then return target end
+  end
+  return #ports == 0 and target or nil
+end
+
+local function slice_yaml(upstream, service, port)
+  local named = port and port.name ~= "" and "name: " .. port.name .. ", " or ""
+  return ([[
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: { name: %s-1, namespace: %s, labels: { kubernetes.io/service-name: %s } }
+addressType: IPv4
+ports: [{ %sport: %s }]
+endpoints: [{ addresses: [127.0.0.1] }] ]]):format(service.name, upstream.namespace, service.name, named, port and tonumber(port.target) or "PORT")
+end
+
+local function is_local_name(name)
+  return name == "localhost" or name:find("%.localhost$") ~= nil or name == "localhost.localdomain" or name == "ip6-localhost" or name == "ip6-loopback"
+end
+
+local function external(world, upstream, service, body, findings)
+  local address, _, is_loopback = world.address(service.external_name)
+  local port = model.find_port(service, upstream.port)
+  body.external_port = tonumber(port and (tonumber(port.target) or port.port)) or tonumber(upstream.port)
+  if world.flags["disable-svc-external-name"] == "true" then
+    findings[#findings + 1] = { level = "warn", key = service.key, text = "is of type ExternalName, which --disable-svc-external-name turns off: 503" }
+    body.missing = true
+  elseif is_loopback or is_local_name(service.external_name) then
+    findings[#findings + 1] = { level = "error", key = service.key, field = "spec.externalName", text = ("is %q, our own host: refused, 503"):format(service.external_name) }
+    body.missing = true
+  elseif not body.external_port then
+    findings[#findings + 1] = { level = "error", key = service.key, text = ("has no port %q: 503"):format(upstream.port) }
+    body.missing = true
+  elseif address then
+    body.endpoints[1] = { ip = address, port = body.external_port, ready = true, draining = false }
+  else
+    body.external_name = service.external_name
+  end
+  if body.missing or address then body.external_port = nil end
+  return body, findings
+end
+
+local function add_endpoints(world, list, number, body, seen, refused)
+  for _, endpoint in ipairs(list) do
+    local key = endpoint.ip .. " " .. number
+    if endpoint.is_loopback and world.own_ports[number] then
+      refused[#refused + 1] = ("%s port %d"):format(endpoint.ip, number)
+    elseif not seen[key] then
+      seen[key] = { ip = endpoint.ip, port = number, ready = endpoint.ready, draining = endpoint.draining }
+      body.endpoints[#body.endpoints + 1] = seen[key]
+    elseif endpoint.ready and not seen[key].ready then
+      seen[key].ready, seen[key].draining = true, false
+    end
+  end
+end
+
+--- What an upstream is now, as the seam wants it.
+---@param world { flags: table, own_ports: table<integer, true>, address: function, service: function, slices: function, endpoints: function, array: function }
+---@param upstream { name: string, namespace: string, service: string, port: string, use_service_address: boolean|nil }
+---@return table body
+---@return Finding[] findings
+function model.upstream(world, upstream)
+  local body = { namespace = upstream.namespace, service = upstream.service, port = upstream.port, missing = false, endpoints = world.array {} }
+  local findings = {}
+  local service = world.service(upstream.namespace .. "/" .. upstream.service)
+  if not service then
+    findings[1] = { level = "warn", key = "Service " .. upstream.namespace .. "/" .. upstream.service, text = "does not exist: its routes answer 503" }
+    body.missing = true
+    return body, findings
+  end
+  if service.type == "ExternalName" then return external(world, upstream, service, body, findings) end
+  local port = model.find_port(service, upstream.port)
+  if not port then
+    findings[1] = { level = "warn", key = service.key, text = ("has no port %q: its routes answer 503"):format(upstream.port) }
+    body.missing = true
+    return body, findings
+  end
+  local cluster_ip = service.cluster_ip
+  if upstream.use_service_address and cluster_ip and cluster_ip ~= "" and cluster_ip ~= "None" and world.address(cluster_ip) then
+    body.endpoints[1] = { ip = cluster_ip, port = tonumber(port.port), ready = true, draining = false }
+    return body, findings
+  end
+  local seen, refused, is_sliced = {}, {}, false
+  for _, slice in ipairs(world.slices(service.id)) do
+    is_sliced = true
+    local number = slice_port(slice.ports, port)
+    if number then add_endpoints(world, slice.endpoints, number, body, seen, refused) end
+  end
+  local endpoints = not is_sliced and world.endpoints(service.id)
+  for _, subset in ipairs(endpoints and endpoints.subsets or {}) do
+    local number = slice_port(subset.ports, port)
+    if number then add_endpoints(world, subset.endpoints, number, body, seen, refused) end
+  end
+  for _, text in ipairs(refused) do
+    findings[#findings + 1] = { level = "error", key = service.key, text = ("has the endpoint %s, which is one of our own listeners: refused"):format(text) }
+  end
+  if #body.endpoints == 0 then
+    body.missing = true
+    if not is_sliced and not endpoints then
+      findings[#findings + 1] = { level = "warn", key = service.key,
+        text = "has no EndpointSlice: its routes answer 503. One to add, with your own address:\n" .. slice_yaml(upstream, service, port) }
+    end
+  end
+  return body, findings
+end
+
+-- ---- TLS ----
+
+local function lists_host(tls, host)
+  for _, name in ipairs(tls.hosts) do
+    if name == host then return true end
+  end
+  return false
+end
+
+--- Which certificate a host serves. `check(secret id, host)` says whether the Secret's certificate covers the host.
+---@param host string
+---@param ingresses table[] oldest first
+---@param check fun(id: string, host: string): boolean, string|nil
+---@return boolean has_tls the oldest Ingress with a tls section decides
+---@return string|nil certificate Secret id; nil: the default certificate
+---@return { key: string, text: string }|nil problem why it is the default one
+---@return string[] looked Secret ids that the answer depends on
+function model.certificate(host, ingresses, check)
+  local looked = {}
+  for _, ingress in ipairs(ingresses) do
+    if #ingress.tls > 0 then
+      for _, tls in ipairs(ingress.tls) do
+        if lists_host(tls, host) then
+          if not tls.secret then return true, nil, nil, looked end
+          local id = ingress.namespace .. "/" .. tls.secret
+          looked[#looked + 1] = id
+          local covers, why = check(id, host)
+          if covers then return true, id, nil, looked end
+          return true, nil, { key = ingress.key, text = ("Secret %s %s: %s gets the default certificate"):format(id, why, host) }, looked
+        end
+      end
+      for _, tls in ipairs(ingress.tls) do
+        if tls.secret then
+          local id = ingress.namespace .. "/" .. tls.secret
+          looked[#looked + 1] = id
+          if check(id, host) then return true, id, nil, looked end
+        end
+      end
+      return true, nil, nil, looked -- it has a tls section all the same: the default certificate
+    end
+  end
+  return false, nil, nil, looked
+end
+
+return model

@@ -1,0 +1,212 @@
+--- The objects of all documents, by kind and name. Knows which document holds which object, keeps the last good version of an object whose edit is broken, and refuses
+--- the second of two objects of one name. What changed is asked for with `take`.
+local native = require "moongate.kube"
+local json = require "cjson.safe"
+local objects = require "kube.objects"
+
+local store = {}
+store.__index = store
+
+json.decode_max_depth(64)
+
+---@class Entry one object of one document
+---@field key string|nil
+---@field object Object|nil
+---@field document integer
+---@field item integer
+---@field line integer
+---@field problems Problem[]
+---@field is_kept boolean|nil the edit is broken; the object is of an earlier version
+
+---@param options { documents: userdata, findings: table, flags: table<string, string> }
+function store.new(options)
+  return setmetatable({
+    documents = options.documents, findings = options.findings, flags = options.flags,
+    entries = {},     -- document id -> Entry[]
+    by_key = {},      -- object key -> Entry[] (usually one)
+    current = {},     -- object key -> the Entry that counts
+    kinds = {},       -- kind -> { [ns/name] = Object }
+    dirty = {},       -- object key -> the object before, or false
+    skipped = {},     -- kind -> count of documents of unknown kinds
+  }, store)
+end
+
+--- An object that counts.
+---@return Object|nil
+function store:get(kind, id)
+  local of_kind = self.kinds[kind]
+  return of_kind and of_kind[id]
+end
+
+--- All objects of a kind: id -> object. Not to be changed.
+function store:all(kind)
+  self.kinds[kind] = self.kinds[kind] or {}
+  return self.kinds[kind]
+end
+
+--- Document id and line of an object, for findings.
+function store:where(key)
+  local entry = self.current[key]
+  if entry then return entry.document, entry.line end
+end
+
+local function is_before(self, a, b)
+  if a.document == b.document then return a.item < b.item end
+  local path_a, index_a = self.documents:position(a.document)
+  local path_b, index_b = self.documents:position(b.document)
+  if path_a ~= path_b then return (path_a or "") < (path_b or "") end
+  return (index_a or 0) < (index_b or 0)
+end
+
+local function place(self, entry)
+  local path, index, line = self.documents:position(entry.document)
+  return ("%s:%d (document %d)"):format(path or "?", (line or 1) + entry.line - 1, index or 0)
+end
+
+--- Chooses the entry that counts for a key, and notes the change.
+local function settle(self, key)
+  local list, chosen = self.by_key[key], nil
+  for _, entry in ipairs(list or {}) do
+    if entry.object and (not chosen or is_before(self, entry, chosen)) then chosen = entry end
+  end
+  for _, entry in ipairs(list or {}) do
+    local refused = entry ~= chosen and entry.object and {
+      level = "error", document = entry.document, line = entry.line, key = key,
+      text = ("is there twice: %s counts, %s is refused"):format(place(self, chosen), place(self, entry)),
+    }
+    self.findings:set(("duplicate %d %d"):format(entry.document, entry.item), refused and { refused })
+  end
+  local before = self.current[key]
+  local old, new = before and before.object, chosen and chosen.object
+  self.current[key] = chosen
+  if old == new then return end
+  local object = new or old
+  self.kinds[object.kind] = self.kinds[object.kind] or {}
+  self.kinds[object.kind][object.id] = new
+  if self.dirty[key] == nil then self.dirty[key] = old or false end
+end
+
+local function drop_entry(self, entry, touched)
+  self.findings:set(("duplicate %d %d"):format(entry.document, entry.item), nil)
+  if not entry.key then return end
+  local list = self.by_key[entry.key]
+  for i = #list, 1, -1 do
+    if list[i] == entry then table.remove(list, i) end
+  end
+  if #list == 0 then self.by_key[entry.key] = nil end
+  touched[entry.key] = true
+end
+
+local function add_entry(self, entry, touched)
+  if not entry.key then return end
+  local list = self.by_key[entry.key]
+  if not list then
+    list = {}
+    self.by_key[entry.key] = list
+  end
+  list[#list + 1] = entry
+  touched[entry.key] = true
+end
+
+local function parse(text)
+  if text:find("^%s*[{%[]") then
+    local value = json.decode(text)
+    if value ~= nil then return value, 1 end
+  end
+  return native.yaml(text)
+end
+
+--- The entries of a document's text; nil and a finding when it cannot be read at all.
+local function read_document(self, id, text)
+  local raw, line, failed_line = parse(text)
+  if raw == nil and line then return nil, { level = "error", document = id, line = failed_line, text = line } end
+  if raw == nil or type(raw) == "userdata" then return {}, nil end
+  local items, is_list = objects.items(raw)
+  local entries = {}
+  for i, item in ipairs(items) do
+    local object, problems, key, is_skipped = objects.read(item, self.flags)
+    if is_skipped then
+      local kind = tostring(item.kind)
+      self.skipped[kind] = (self.skipped[kind] or 0) + 1
+    end
+    if is_list then
+      for _, problem in ipairs(problems) do problem.field = ("items[%d]%s"):format(i - 1, problem.field and "." .. problem.field or "") end
+    end
+    entries[i] = { key = object and object.key or key, object = object, document = id, item = i, line = line or 1, problems = problems }
+  end
+  return entries
+end
+
+local function report(self, id, entries, failure)
+  local list = { failure }
+  for _, entry in ipairs(entries) do
+    for _, problem in ipairs(entry.problems) do
+      local text = problem.text
+      if problem.level == "error" and entry.is_kept then text = text .. " (the version before stays)" end
+      local level = problem.level
+      if level == "strict" then level = self.is_lenient_about_paths and "info" or "warn" end
+      list[#list + 1] = { level = level, document = id, line = entry.line, key = entry.key, field = problem.field, text = text, is_quiet = level == "info" }
+    end
+  end
+  self.findings:set("document " .. id, list)
+end
+
+--- Takes in a document that is new or changed.
+---@param id integer
+---@param text string
+function store:put(id, text)
+  local before = self.entries[id] or {}
+  local entries, failure = read_document(self, id, text)
+  if not entries then
+    if #before > 0 then failure.text = failure.text .. " (the version before stays)" end
+    report(self, id, {}, failure)
+    return
+  end
+  local old_by_key, touched = {}, {}
+  for _, entry in ipairs(before) do
+    if entry.key then old_by_key[entry.key] = entry end
+  end
+  for _, entry in ipairs(entries) do
+    local old = entry.key and old_by_key[entry.key]
+    if not entry.key and #before == 1 and #entries == 1 and #entry.problems > 0 then old = before[1] end -- its name is what is broken
+    if old and old.object then
+      if not entry.object and #entry.problems > 0 then
+        entry.key, entry.object, entry.is_kept = old.key, old.object, true
+      elseif entry.object and native.encode(old.object) == native.encode(entry.object) then
+        entry.object = old.object
+      end
+    end
+  end
+  for _, entry in ipairs(before) do drop_entry(self, entry, touched) end
+  for _, entry in ipairs(entries) do add_entry(self, entry, touched) end
+  self.entries[id] = entries
+  report(self, id, entries)
+  for key in pairs(touched) do settle(self, key) end
+end
+
+--- A document is gone.
+---@param id integer
+function store:remove(id)
+  local touched = {}
+  for _, entry in ipairs(self.entries[id] or {}) do drop_entry(self, entry, touched) end
+  self.entries[id] = nil
+  self.findings:set("document " .. id, nil)
+  for key in pairs(touched) do settle(self, key) end
+end
+
+--- What changed since the last call: a list of { key, old, new }.
+---@return { key: string, kind: string, old: Object|nil, new: Object|nil }[]
+function store:take()
+  local list = {}
+  for key, old in pairs(self.dirty) do
+    local entry = self.current[key]
+    local new = entry and entry.object
+    if (old or nil) ~= new then
+      list[#list + 1] = { key = key, kind = (new or old).kind, id = (new or old).id, old = old or nil, new = new }
+    end
+  end
+  self.dirty = {}
+  return list
+end
+
+return store
