@@ -37,6 +37,12 @@ struct loop {
   void (*on_turn)(struct loop *loop, void *context); /* once a turn, before polling (worker: take a new root) */
   void *turn_context;
   unsigned live_links;       /* links not yet freed, closed ones included */
+  struct list lingering;     /* links that close gracefully: nobody else knows them any more */
+  struct link_chunk *chunks; /* spare blocks for staged and unsent bytes (link_wire.c) */
+  unsigned spare_chunks;
+  uv_timer_t turn_timer;     /* bounds loop_run_once */
+  uint64_t wheel_now_ms;     /* up to when the wheel was advanced */
+  bool is_stopping;
 };
 
 /* 0 or a libuv code. */
