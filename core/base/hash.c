@@ -35,14 +35,16 @@ uint64_t hash_bytes(struct span bytes, uint64_t seed) {
   uint64_t a = 0, b = 0;
   uint64_t state = fold(seed ^ K0, K1);
   if (n > 16) {
-    uint64_t other = state ^ K3;
-    while (n > 32) { /* two lanes, so that the multiplications overlap */
-      state = fold(load64(p) ^ K1, load64(p + 8) ^ state);
-      other = fold(load64(p + 16) ^ K2, load64(p + 24) ^ other);
-      p += 32;
-      n -= 32;
+    if (n > 32) {
+      uint64_t other = state; /* two lanes, so that the multiplications overlap; different constants keep them apart */
+      do {
+        state = fold(load64(p) ^ K1, load64(p + 8) ^ state);
+        other = fold(load64(p + 16) ^ K2, load64(p + 24) ^ other);
+        p += 32;
+        n -= 32;
+      } while (n > 32);
+      state = fold(state ^ K3, other ^ K0);
     }
-    state ^= other;
     if (n > 16) state = fold(load64(p) ^ K2, load64(p + 8) ^ state);
     /* The last 16 bytes, which may overlap what was read; more than 16 bytes lie before the end. */
     a = load64(p + n - 16);
