@@ -169,19 +169,23 @@ void options_without_effect(const struct options *options, void (*say)(void *con
   }
 }
 
-void options_pack(const struct options *options, struct buffer *out) {
-  pack_put_map(out, (uint32_t)flag_count);
+void options_pack(const struct options *options, const char *own_ports, struct buffer *out) {
+  pack_put_map(out, (uint32_t)flag_count + 1);
+  pack_put_string(out, SPAN("own-ports"));
+  pack_put_string(out, span_of(own_ports));
   for (size_t i = 0; i < flag_count; i++) {
     const void *field = (const char *)options + flags[i].value_offset;
-    pack_put_string(out, span_of(flags[i].name));
-    if (flags[i].type == FLAG_TEXT) pack_put_string(out, span_of(*(const char *const *)field));
-    else if (flags[i].type == FLAG_NUMBER) pack_put_integer(out, *(const int64_t *)field);
-    else if (flags[i].type == FLAG_FLAG) pack_put_boolean(out, *(const bool *)field);
+    struct buffer text = {0};
+    if (flags[i].type == FLAG_TEXT) buffer_append(&text, span_of(*(const char *const *)field));
+    else if (flags[i].type == FLAG_NUMBER) buffer_printf(&text, "%lld", (long long)*(const int64_t *)field);
+    else if (flags[i].type == FLAG_FLAG) buffer_append(&text, *(const bool *)field ? SPAN("true") : SPAN("false"));
     else {
       const struct option_list *list = field;
-      pack_put_array(out, list->count);
-      for (unsigned n = 0; n < list->count; n++) pack_put_string(out, span_of(list->items[n]));
+      for (unsigned n = 0; n < list->count; n++) buffer_printf(&text, "%s%s", n ? "," : "", list->items[n]);
     }
+    pack_put_string(out, span_of(flags[i].name));
+    pack_put_string(out, buffer_span(&text));
+    buffer_free(&text);
   }
 }
 

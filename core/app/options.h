@@ -36,8 +36,8 @@ int options_parse(struct options *options, int argc, char **argv, char *error, s
 void options_help(struct buffer *out);
 /* One line for each flag given that has no effect (yet). */
 void options_without_effect(const struct options *options, void (*say)(void *context, const char *flag, const char *why), void *context);
-/* All flags as a packed map name -> string, boolean, integer or list: what the sync side gets. */
-void options_pack(const struct options *options, struct buffer *out);
+/* All flags as a packed map of name to text (lists comma-joined), and "own-ports": what the sync side gets. */
+void options_pack(const struct options *options, const char *own_ports, struct buffer *out);
 /* CPUs that the cgroup allows, at least 1. */
 unsigned options_cpu_count(void);
 

@@ -240,6 +240,7 @@ static bool apply_settings(struct publisher *publisher, struct span body, char *
   struct settings *settings = settings_new(body, error, size);
   if (!settings) return false;
   replaced(publisher, &settings->unit, snapshot_put_settings(publisher->builder, settings));
+  atomic_store_explicit(&publisher->gauges.shutdown_timeout_ms, settings->worker_shutdown_timeout_ms, memory_order_relaxed);
   for (enum log_level level = LOG_DEBUG; level <= LOG_ERROR; level++)
     if (span_equal(settings->error_log_level, span_of(log_level_name(level)))) atomic_store(publisher->options.log_level, (int)level);
   return true;
@@ -493,6 +494,7 @@ struct publisher *publisher_new(const struct publisher_options *options, char *e
   publisher->slots = policy_slots_new();
   hashmap_init(&publisher->externals);
   struct settings *settings = settings_new_default();
+  atomic_store(&publisher->gauges.shutdown_timeout_ms, settings->worker_shutdown_timeout_ms);
   snapshot_put_settings(publisher->builder, settings);
   retire_born(publisher->retire, &settings->unit);
   return publisher;

@@ -23,7 +23,8 @@ struct publisher_options {
 
 /* What the admin thread reads; relaxed. */
 struct publisher_gauges {
-  _Atomic uint64_t generation, live_roots, superseded_units, oldest_superseded_ms, hosts, upstreams, records, changes, refused, published_ms;
+  _Atomic uint64_t generation, live_roots, superseded_units, oldest_superseded_ms, hosts, upstreams, records, changes, refused;
+  _Atomic int64_t shutdown_timeout_ms; /* worker-shutdown-timeout in force */
 };
 
 struct publisher *publisher_new(const struct publisher_options *options, char *error, size_t error_size);

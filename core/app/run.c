@@ -132,6 +132,7 @@ static int start_sync(struct run *run, const char *home, char *error, size_t siz
       .home = home,
       .script_path = run->script_path,
       .publisher = run->publisher,
+      .guest_memory = GUEST_MEMORY,
       .log = log_writer_log(run->logs, "sync"),
       .own_ports = {address_port(&run->http.addresses[0]), address_port(&run->https.addresses[0]), run->health_port},
   };
@@ -196,7 +197,7 @@ static void shut_down(struct run *run, const sigset_t *set, int number) {
   command_all(run, WORKER_SAY_CLOSE);
   sleep_unless_signal(set, run->options.shutdown_grace_period);
   command_all(run, WORKER_DRAIN);
-  join_workers(run, set, sync_thread_shutdown_seconds(run->sync));
+  join_workers(run, set, atomic_load(&publisher_gauges(run->publisher)->shutdown_timeout_ms) / 1000);
   sleep_unless_signal(set, run->options.post_shutdown_grace_period);
 }
 
@@ -291,7 +292,10 @@ int run_main(int argc, char **argv) {
     run.seats[i].is_running = true;
   }
   if (!number) {
-    atomic_store(&run.is_ready, true);
+    if (run.options.require_policies && sync_thread_has_broken_policies(run.sync))
+      log_write(run.log, LOG_ERROR, "not ready: a mounted policy is broken", "flag=--require-policies");
+    else
+      atomic_store(&run.is_ready, true);
     log_write(run.log, LOG_NOTICE, "serving", "http_port=%u https_port=%u healthz_port=%u workers=%u version=%s", address_port(&run.http.addresses[0]),
               address_port(&run.https.addresses[0]), run.health_port, run.worker_count, MOONGATE_VERSION);
     number = wait_for_signal(&run, &set);

@@ -1,0 +1,53 @@
+/* Check command: see check_command.h. Findings go to stdout, one a line; the sum to stderr. */
+#include "app/check_command.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "app/paths.h"
+#include "app/sync_thread.h"
+
+static void print_line(void *context, const char *level, struct span text) {
+  unsigned *counts = context;
+  static const char *const levels[] = {"deny", "error", "warn", "info"};
+  for (unsigned i = 0; i < 4; i++)
+    if (strcmp(level, levels[i]) == 0) counts[i]++;
+  printf("%s: %.*s\n", level, (int)text.length, text.data);
+}
+
+int check_command_main(int argc, char **argv) {
+  const char *paths[256];
+  unsigned count = 0;
+  int flag_at = 0;
+  while (flag_at < argc && argv[flag_at][0] != '-' && count < 256) paths[count++] = argv[flag_at++];
+  struct options options;
+  char error[512];
+  if (options_parse(&options, argc - flag_at, argv + flag_at, error, sizeof error)) {
+    fprintf(stderr, "moongate check: %s (paths come before flags)\n", error);
+    return 2;
+  }
+  if (count == 0) {
+    fprintf(stderr, "usage: moongate check PATH... [--policies DIR] [--configmap NS/NAME] ...\n");
+    return 2;
+  }
+  const char *home = paths_home();
+  if (!home) {
+    fprintf(stderr, "moongate check: the Lua files are not there (MOONGATE_HOME overrides)\n");
+    return 2;
+  }
+  if (!options.watch_ingress_without_class_is_set) options.watch_ingress_without_class = true;
+  char script_path[4096];
+  snprintf(script_path, sizeof script_path, "%s/lua", home);
+  struct log log = {.thread = "check"};
+  struct sync_thread_options joined = {.options = &options, .home = home, .script_path = script_path, .guest_memory = 32u << 20, .log = &log, .own_ports = {80, 443, 10254}};
+  unsigned counts[4] = {0};
+  int refused = sync_thread_check(&joined, paths, count, print_line, counts, error, sizeof error);
+  if (refused < 0) {
+    fprintf(stderr, "moongate check: %s\n", error);
+    return 2;
+  }
+  fflush(stdout);
+  fprintf(stderr, "%u denied, %u errors, %u warnings, %u notes\n", counts[0], counts[1], counts[2], counts[3]);
+  return refused ? 1 : 0;
+}

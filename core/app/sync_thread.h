@@ -1,0 +1,30 @@
+/* Sync thread: joins kube's sync with the script room (its Lua states) and the publisher (its messages). */
+#ifndef APP_SYNC_THREAD_H
+#define APP_SYNC_THREAD_H
+
+#include "app/options.h"
+#include "app/publisher.h"
+#include "kube/sync.h"
+
+struct sync_thread;
+
+struct sync_thread_options {
+  const struct options *options;
+  const char *home;
+  const char *script_path;        /* lua_directory of script_options */
+  unsigned long long guest_memory;
+  struct publisher *publisher;    /* NULL: check only */
+  struct log *log;
+  unsigned own_ports[3];
+};
+
+struct sync_thread *sync_thread_new(const struct sync_thread_options *options, char *error, size_t error_size);
+int sync_thread_start(struct sync_thread *thread);
+bool sync_thread_has_broken_policies(const struct sync_thread *thread);
+void sync_thread_free(struct sync_thread *thread);
+
+/* `moongate check` with the same joints. As sync_check. */
+int sync_thread_check(const struct sync_thread_options *options, const char *const *paths, unsigned count,
+                      void (*line)(void *context, const char *level, struct span text), void *context, char *error, size_t error_size);
+
+#endif
