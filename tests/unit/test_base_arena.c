@@ -9,7 +9,7 @@
 
 #include "base/arena.h"
 #if ARENA_IS_CHECKED
-#include <sanitizer/asan_interface.h>
+int __asan_address_is_poisoned(void const volatile *address); /* of the sanitizer's run time; not every compiler package has its header */
 #endif
 
 static void aligns_and_keeps_apart(void **state) {
