@@ -13,6 +13,7 @@
 #include "app/records.h"
 #include "app/retire.h"
 #include "base/check.h"
+#include "base/error.h"
 #include "base/hashmap.h"
 #include "base/pack.h"
 #include "net/digest.h"
@@ -116,14 +117,8 @@ static struct upstream_ref resolve_upstream(void *context, struct span name) {
 }
 static uint32_t resolve_policy(void *context, struct span name) { return policy_slot(((struct publisher *)context)->slots, name); }
 
-struct record_context {
-  struct publisher *publisher;
-  struct span upstream;
-};
-static struct endpoint_record *find_record(void *context, const struct address *address, struct span name) {
-  (void)name;
-  struct record_context *self = context;
-  return records_get(self->publisher->records, self->upstream, address);
+static struct endpoint_record *find_record(void *context, const struct address *address, struct span upstream) {
+  return records_get(((struct publisher *)context)->records, upstream, address);
 }
 
 /* A unit went in where `old` was (NULL: new). */
@@ -164,21 +159,11 @@ static void external_resolved(void *context, int error, const struct address *ad
     external->due_ms = now_ms(publisher) + 2000;
     return; /* what was resolved last goes on serving */
   }
-  struct address usable[64];
-  size_t kept = 0;
-  for (size_t i = 0; i < count && kept < 64; i++) {
-    if (address_is_loopback(&addresses[i])) {
-      log_write(publisher->options.log, LOG_WARN, "external name refused", "upstream=%s name=%s error=\"resolves to a loopback address\"", external->upstream, external->name);
-      continue;
-    }
-    usable[kept] = addresses[i];
-    if (usable[kept].any.sa_family == AF_INET) usable[kept].v4.sin_port = htons(external->port);
-    else usable[kept].v6.sin6_port = htons(external->port);
-    kept++;
-  }
   char message[256];
-  struct record_context records = {publisher, span_of(external->upstream)};
-  struct upstream *upstream = upstream_new_resolved(span_of(external->upstream), external->body, usable, (unsigned)kept, find_record, &records, message, sizeof message);
+  unsigned refused = 0;
+  struct upstream *upstream =
+      upstream_new_resolved(span_of(external->upstream), external->body, addresses, count, find_record, publisher, &refused, message, sizeof message);
+  if (refused) log_write(publisher->options.log, LOG_WARN, "external name refused", "upstream=%s name=%s error=\"resolves to a loopback address\"", external->upstream, external->name);
   if (!upstream) {
     log_write(publisher->options.log, LOG_ERROR, "external upstream refused", "upstream=%s error=\"%s\"", external->upstream, message);
     return;
@@ -229,8 +214,7 @@ static bool apply_upstream(struct publisher *publisher, struct span key, struct 
   } else {
     external_drop(publisher, key);
   }
-  struct record_context records = {publisher, key};
-  struct upstream *upstream = upstream_new(key, body, find_record, &records, error, size);
+  struct upstream *upstream = upstream_new(key, body, find_record, publisher, error, size);
   if (!upstream) return false;
   put_upstream(publisher, key, upstream);
   return true;
