@@ -43,7 +43,7 @@ int lua_pack_array(lua_State *L) {
   return 1;
 }
 
-static bool is_marked_array(lua_State *L, int index) {
+bool lua_pack_is_array(lua_State *L, int index) {
   if (!lua_getmetatable(L, index)) return false;
   push_array_metatable(L);
   bool is = lua_rawequal(L, -1, -2);
@@ -116,7 +116,7 @@ static bool encode_table(struct encoder *e, int table, int depth) {
     }
     count++;
   }
-  if (strings == 0 && (count > 0 || is_marked_array(L, table))) {
+  if (strings == 0 && (count > 0 || lua_pack_is_array(L, table))) {
     if (count != length) return refuse(e, "an array has gaps", "");
     pack_put_array(e->out, count);
     for (uint32_t i = 1; i <= count; i++) {
@@ -290,7 +290,7 @@ static int pack_encode(lua_State *L) {
   if (!lua_pack_encode(L, 1, out, error, sizeof error)) {
     buffer_free(out);
     lua_pushnil(L);
-    lua_pushfstring(L, "pack.encode: %s", error);
+    lua_pushstring(L, error);
     return 2;
   }
   lua_pushlstring(L, buffer_span(out).data, buffer_length(out));
@@ -304,7 +304,7 @@ static int pack_decode(lua_State *L) {
   char error[256];
   if (lua_pack_decode(L, bytes, NULL, error, sizeof error)) return 1;
   lua_pushnil(L);
-  lua_pushfstring(L, "pack.decode: %s", error);
+  lua_pushstring(L, error);
   return 2;
 }
 

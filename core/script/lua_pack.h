@@ -22,6 +22,7 @@ struct buffer *lua_pack_push_buffer(lua_State *L);
 
 /* moongate.core functions: encode, decode, array; and the sentinel core.null. */
 int lua_pack_array(lua_State *L);
+bool lua_pack_is_array(lua_State *L, int index); /* marked by core.array */
 void lua_pack_push_null(lua_State *L);
 bool lua_pack_is_null(lua_State *L, int index);
 void lua_pack_register(lua_State *L, int core); /* adds them to the table at `core` */

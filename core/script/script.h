@@ -11,7 +11,7 @@
 #include "route/unit.h"
 
 struct script_options {
-  const char *lua_directory;  /* holds moongate/*.lua */
+  const char *lua_directory;  /* holds the folder moongate */
   unsigned workers;
   struct log *log;
   uint64_t guest_memory;      /* bytes per guest state */

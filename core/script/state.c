@@ -26,13 +26,19 @@ static void *guest_alloc(void *context, void *block, size_t old_size, size_t new
     return NULL;
   }
   if (state->is_bounded && new_size > old_size && state->memory_used + (new_size - old_size) > state->memory_limit) return NULL;
+  /* Big blocks are filled by C that no hook looks into: they cost the budget. */
+  if (state->is_bounded && new_size >= 4096) state->budget -= (int64_t)(new_size / 64);
   void *moved = realloc(block, new_size);
   if (moved == NULL) return NULL;
   state->memory_used += new_size - old_size;
   return moved;
 }
 
+static int message_handler(lua_State *L);
+
 static void record_put(lua_State *L, struct script_state *state) {
+  lua_pushcfunction(L, message_handler);
+  state->handler = luaL_ref(L, LUA_REGISTRYINDEX);
   lua_pushlightuserdata(L, (void *)&record_key);
   lua_pushlightuserdata(L, state);
   lua_rawset(L, LUA_REGISTRYINDEX);
@@ -128,7 +134,7 @@ void state_charge(struct script_state *state, uint64_t instructions) {
 int state_call(struct script_state *state, int arguments, int results, int64_t budget) {
   lua_State *L = state->L;
   int function = lua_gettop(L) - arguments;
-  lua_pushcfunction(L, message_handler);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, state->handler);
   lua_insert(L, function);
   bool was_bounded = state->is_bounded;
   if (!was_bounded) state_reset_budget(state, budget);
@@ -243,19 +249,25 @@ static int fail_load(lua_State *L, int top, char *error, size_t error_size, cons
   return -1;
 }
 
-int state_load_policy(struct script_state *state, struct span name, const char *file, struct span code, char *error, size_t error_size) {
+int state_run_file(struct script_state *state, const char *file, struct span code, char *error, size_t error_size) {
   lua_State *L = state->L;
   int top = lua_gettop(L);
-  char chunk[512], message[512];
+  char chunk[512];
   snprintf(chunk, sizeof chunk, "@%s", file);
   if (luaL_loadbufferx(L, code.data, code.length, chunk, state->is_guest ? "t" : "bt")) return fail_load(L, top, error, error_size, lua_tostring(L, -1));
   push_environment(state);
   lua_setfenv(L, -2);
   if (state_call(state, 0, 1, STATE_BUDGET_CONFIGURE)) return fail_load(L, top, error, error_size, lua_tostring(L, -1));
-  if (!lua_istable(L, -1)) {
-    snprintf(message, sizeof message, "%s: the file returns no policy table", file);
-    return fail_load(L, top, error, error_size, message);
-  }
+  if (lua_istable(L, -1)) return 0;
+  snprintf(chunk, sizeof chunk, "%.400s: returns a %s, not a policy", file, luaL_typename(L, -1));
+  return fail_load(L, top, error, error_size, chunk);
+}
+
+int state_load_policy(struct script_state *state, struct span name, const char *file, struct span code, char *error, size_t error_size) {
+  lua_State *L = state->L;
+  int top = lua_gettop(L);
+  char message[512];
+  if (state_run_file(state, file, code, error, error_size) != 0) return -1;
   struct state_policy policy = {0};
   for (int phase = 0; phase < HOOK_PHASES; phase++) {
     lua_pushstring(L, phase_names[phase]);
@@ -263,7 +275,7 @@ int state_load_policy(struct script_state *state, struct span name, const char *
     int type = lua_type(L, -1);
     lua_pop(L, 1);
     if (type == LUA_TNIL || type == LUA_TFUNCTION) continue;
-    snprintf(message, sizeof message, "%s: %s is a %s, not a function", file, phase_names[phase], lua_typename(L, type));
+    snprintf(message, sizeof message, "%.400s: %s is a %s, not a function", file, phase_names[phase], lua_typename(L, type));
     return fail_load(L, top, error, error_size, message);
   }
   for (int phase = 0; phase < HOOK_PHASES; phase++) {

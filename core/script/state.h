@@ -55,7 +55,7 @@ struct script_state {
   int objects;
   int *free_slots;
   unsigned free_count, free_capacity, slot_count;
-  struct script_state_fetch *fetch; /* sync: how core.fetch reaches the main state */
+  int handler;              /* registry: the message handler */
 };
 
 struct state_options {
@@ -76,6 +76,8 @@ struct script_state *state_of(lua_State *L);
 /* Gives a state that the caller owns (main state, specs) its record; freed with the state. */
 struct script_state *state_adopt(lua_State *L, struct log *log);
 
+/* Runs a policy file and leaves its table on the stack; or -1 with "file:line: why" and nothing. `code`: source text, or bytecode of our own making for trusted states. */
+int state_run_file(struct script_state *state, const char *file, struct span code, char *error, size_t error_size);
 /* Runs a policy file and keeps its hooks; replaces one of the same name. `code`: source text, or bytecode of our own making for trusted states. Returns its index, or -1
  * with "file:line: why"; the one that was there stays then. */
 int state_load_policy(struct script_state *state, struct span name, const char *file, struct span code, char *error, size_t error_size);

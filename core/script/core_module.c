@@ -1,0 +1,119 @@
+/* Core module: puts its parts together; settings, log, certificates, budget. The state's thread. */
+#include "script/core_module.h"
+
+#include <lauxlib.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "net/tls.h"
+#include "route/route_settings.h"
+#include "script/lua_pack.h"
+#include "script/lua_value.h"
+#include "script/script.h"
+#include "script/state.h"
+
+/* route_settings() -> { name = { type = "seconds", unit = "..." } } */
+static int core_route_settings(lua_State *L) {
+  static const char *const types[] = {"", "seconds", "bytes", "integer", "flag", "text", "balancer", "retry"};
+  unsigned count;
+  const struct route_setting_info *list = route_setting_list(&count);
+  lua_createtable(L, 0, (int)count);
+  for (unsigned i = 0; i < count; i++) {
+    lua_createtable(L, 0, 2);
+    lua_pushstring(L, types[list[i].type]);
+    lua_setfield(L, -2, "type");
+    lua_pushstring(L, list[i].unit);
+    lua_setfield(L, -2, "unit");
+    lua_setfield(L, -2, list[i].name);
+  }
+  return 1;
+}
+
+/* log(level, message [, fields as text]): names the policy that runs. */
+static int core_log(lua_State *L) {
+  static const char *const names[] = {"debug", "info", "notice", "warn", "error", NULL};
+  enum log_level level = (enum log_level)luaL_checkoption(L, 1, NULL, names);
+  const char *message = luaL_checkstring(L, 2);
+  const struct script_state *state = state_of(L);
+  struct log plain = {0};
+  struct log *log = state->log ? state->log : &plain;
+  if (!log_is_on(log, level)) return 0;
+  if (state->running_policy) log_write(log, level, "policy says", "policy=%s detail=%s", state->running_policy, message);
+  else log_write(log, level, "policy says", "owner=%s detail=%s", state->owner, message);
+  return 0;
+}
+
+/* certificate_check(pem, key, host) -> { covers = bool, not_after = unix } | nil, why */
+static int core_certificate_check(lua_State *L) {
+  struct span pem, key, host;
+  pem.data = luaL_checklstring(L, 1, &pem.length);
+  key.data = luaL_checklstring(L, 2, &key.length);
+  host.data = luaL_optlstring(L, 3, "", &host.length);
+  char error[256] = "";
+  struct certificate *certificate = certificate_new(pem, key, error, sizeof error);
+  if (certificate == NULL) {
+    lua_pushnil(L);
+    lua_pushstring(L, error);
+    return 2;
+  }
+  bool covers = certificate_covers(certificate, host);
+  int64_t not_after = certificate_not_after(certificate);
+  certificate_free(certificate);
+  lua_createtable(L, 0, 2);
+  lua_pushboolean(L, covers);
+  lua_setfield(L, -2, "covers");
+  lua_pushnumber(L, (lua_Number)not_after);
+  lua_setfield(L, -2, "not_after");
+  return 1;
+}
+
+/* For lua/moongate/guest.lua only: whether the running code has used up its budget, and a fresh one between two policies of one driver call. */
+static int core_budget_is_spent(lua_State *L) {
+  lua_pushboolean(L, state_of(L)->is_budget_spent);
+  return 1;
+}
+
+static int core_renew_budget(lua_State *L) {
+  state_reset_budget(state_of(L), STATE_BUDGET_CONFIGURE);
+  return 0;
+}
+
+static int core_is_guest(lua_State *L) {
+  lua_pushboolean(L, state_of(L)->is_guest);
+  return 1;
+}
+
+int luaopen_moongate_core(lua_State *L) {
+  state_of(L);
+  lua_newtable(L);
+  int core = lua_gettop(L);
+  static const luaL_Reg functions[] = {{"route_settings", core_route_settings},
+                                       {"log", core_log},
+                                       {"certificate_check", core_certificate_check},
+                                       {"budget_is_spent", core_budget_is_spent},
+                                       {"renew_budget", core_renew_budget},
+                                       {"is_guest", core_is_guest},
+                                       {NULL, NULL}};
+  for (const luaL_Reg *f = functions; f->name; f++) {
+    lua_pushcfunction(L, f->func);
+    lua_setfield(L, core, f->name);
+  }
+  lua_pack_register(L, core);
+  lua_value_register(L, core);
+  core_text_register(L, core);
+  core_json_register(L, core);
+  return 1;
+}
+
+void core_module_preload(lua_State *L) {
+  lua_getfield(L, LUA_REGISTRYINDEX, "_PRELOAD");
+  if (lua_isnil(L, -1)) {
+    lua_pop(L, 1);
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "preload");
+    lua_remove(L, -2);
+  }
+  lua_pushcfunction(L, luaopen_moongate_core);
+  lua_setfield(L, -2, "moongate.core");
+  lua_pop(L, 1);
+}

@@ -1,0 +1,16 @@
+/* Core module: the Lua module moongate.core, the C that lua/moongate stands on. Policies never get it; they get lua/moongate/init.lua. */
+#ifndef SCRIPT_CORE_MODULE_H
+#define SCRIPT_CORE_MODULE_H
+
+#include <lua.h>
+
+/* Puts moongate.core into package.preload. */
+void core_module_preload(lua_State *L);
+/* Puts moongate.owners into package.preload (owners.c). */
+void owners_preload(lua_State *L);
+/* Parts, each adding its functions to the table at `core`. */
+void core_text_register(lua_State *L, int core);
+void core_json_register(lua_State *L, int core);
+void core_testing_register(lua_State *L, int core);
+
+#endif

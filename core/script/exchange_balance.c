@@ -1,0 +1,177 @@
+/* Exchange balance: which endpoint. Everything is read from the worker's current root at the call; an endpoint object is good until its hook returns. Worker's thread. */
+#include <lauxlib.h>
+#include <string.h>
+
+#include "proxy/worker.h"
+#include "script/exchange_members.h"
+
+#define MEMBER(name) int member_##name(lua_State *L, struct exchange *exchange, struct object_box *box)
+
+static const struct try_record *last_try(const struct exchange *exchange) {
+  if (exchange->try_count == 0) return NULL;
+  return &exchange->tries[(exchange->try_count - 1) % EXCHANGE_TRIES];
+}
+
+MEMBER(upstream_name) { (void)box; return member_push_span(L, exchange->upstream_name.length ? exchange->upstream_name : (struct span){NULL, 0}); }
+
+/* upstream:count() -> endpoints that take new requests, all endpoints (draining ones come last). */
+MEMBER(upstream_count) {
+  (void)box;
+  const struct upstream *upstream = exchange_upstream(exchange);
+  lua_pushinteger(L, upstream ? (lua_Integer)upstream->ready : 0);
+  lua_pushinteger(L, upstream ? (lua_Integer)upstream->count : 0);
+  return 2;
+}
+
+static int push_endpoint(lua_State *L, struct object_box *box, const struct endpoint *endpoint, enum endpoint_key key) {
+  if (endpoint) exchange_objects_push_endpoint(L, box->part, endpoint->record, key, endpoint->is_ready, endpoint->is_draining);
+  else lua_pushnil(L);
+  return 1;
+}
+
+/* A method before the endpoint is chosen, the chosen one afterwards. */
+MEMBER(upstream_endpoint) {
+  if (exchange->phase == HOOK_BALANCER) {
+    exchange_objects_push_method(L, ":endpoint");
+    return 1;
+  }
+  if (exchange->endpoint == NULL) {
+    lua_pushnil(L);
+    return 1;
+  }
+  exchange_objects_push_endpoint(L, box->part, exchange->endpoint, ENDPOINT_KEY_MD5, true, false);
+  return 1;
+}
+
+MEMBER(upstream_endpoint_at) {
+  const struct upstream *upstream = exchange_upstream(exchange);
+  lua_Integer index = luaL_checkinteger(L, 2);
+  bool is_there = upstream && index >= 1 && (uint64_t)index <= upstream->count;
+  return push_endpoint(L, box, is_there ? &upstream->endpoints[index - 1] : NULL, ENDPOINT_KEY_MD5);
+}
+
+/* upstream:find(key [, "md5" | "sha1" | "index"]) -> endpoint (draining ones too), or nil. */
+MEMBER(upstream_find_endpoint) {
+  static const char *const names[] = {"md5", "sha1", "index", NULL};
+  struct span key;
+  if (lua_type(L, 2) != LUA_TSTRING && lua_type(L, 2) != LUA_TNUMBER) return luaL_error(L, "exchange.upstream:find: the key is a %s, not a string", luaL_typename(L, 2));
+  key.data = lua_tolstring(L, 2, &key.length);
+  enum endpoint_key kind = (enum endpoint_key)luaL_checkoption(L, 3, "md5", names);
+  const struct upstream *upstream = exchange_upstream(exchange);
+  return push_endpoint(L, box, upstream ? upstream_find(upstream, key, kind) : NULL, kind);
+}
+
+/* upstream:hash(text) -> the ready endpoint that the consistent hash ring gives this text, or nil. */
+MEMBER(upstream_hash_endpoint) {
+  struct span key;
+  key.data = luaL_checklstring(L, 2, &key.length);
+  const struct upstream *upstream = exchange_upstream(exchange);
+  return push_endpoint(L, box, upstream ? upstream_hash(upstream, key) : NULL, ENDPOINT_KEY_MD5);
+}
+
+MEMBER(upstream_choose) {
+  (void)box;
+  struct object_box *endpoint = exchange_objects_endpoint(L, 2, "exchange.upstream:choose");
+  exchange->wanted = endpoint->record;
+  return 0;
+}
+
+MEMBER(upstream_attempt) {
+  (void)box;
+  lua_pushinteger(L, (lua_Integer)exchange->try_count + (exchange->phase == HOOK_BALANCER ? 1 : 0));
+  return 1;
+}
+
+/* The endpoint that failed before this attempt, or nil. */
+MEMBER(upstream_failed) {
+  if (exchange->tried_count == 0) {
+    lua_pushnil(L);
+    return 1;
+  }
+  unsigned last = (exchange->tried_count - 1) % BALANCE_TRIED;
+  const struct upstream *upstream = exchange_upstream(exchange);
+  for (unsigned i = 0; upstream && i < upstream->count; i++) {
+    const struct endpoint *endpoint = &upstream->endpoints[i];
+    if (endpoint->record == exchange->tried[last]) return push_endpoint(L, box, endpoint, ENDPOINT_KEY_MD5);
+  }
+  lua_pushnil(L); /* it is not listed any more, and may be gone */
+  return 1;
+}
+
+/* True when a policy sent the exchange to another upstream than the route's first. */
+MEMBER(upstream_alternative) {
+  (void)box;
+  lua_pushboolean(L, exchange->upstream_is_set_by_policy);
+  return 1;
+}
+
+MEMBER(upstream_status) {
+  (void)box;
+  const struct try_record *record = last_try(exchange);
+  if (record && record->status) lua_pushinteger(L, record->status);
+  else lua_pushnil(L);
+  return 1;
+}
+
+MEMBER(upstream_connect_time) { (void)box; const struct try_record *record = last_try(exchange); return member_push_seconds(L, record ? record->connect_us : -1); }
+MEMBER(upstream_header_time) { (void)box; const struct try_record *record = last_try(exchange); return member_push_seconds(L, record ? record->header_us : -1); }
+MEMBER(upstream_response_time) { (void)box; const struct try_record *record = last_try(exchange); return member_push_seconds(L, record ? record->response_us : -1); }
+
+MEMBER(endpoint_address) { (void)exchange; return member_push_span(L, box->record->name); }
+
+MEMBER(endpoint_key) {
+  (void)exchange;
+  if (box->key == ENDPOINT_KEY_SHA1) lua_pushstring(L, box->record->key_sha1);
+  else if (box->key == ENDPOINT_KEY_INDEX) lua_pushinteger(L, (lua_Integer)box->record->index);
+  else lua_pushstring(L, box->record->key_md5);
+  return 1;
+}
+
+MEMBER(endpoint_key_md5) {
+  (void)exchange;
+  lua_pushstring(L, box->record->key_md5);
+  return 1;
+}
+
+MEMBER(endpoint_key_sha1) {
+  (void)exchange;
+  lua_pushstring(L, box->record->key_sha1);
+  return 1;
+}
+
+MEMBER(endpoint_index) {
+  (void)exchange;
+  lua_pushinteger(L, (lua_Integer)box->record->index);
+  return 1;
+}
+
+MEMBER(endpoint_healthy) {
+  lua_pushboolean(L, endpoint_is_healthy(box->record, loop_now_ms(&exchange->worker->loop)));
+  return 1;
+}
+
+MEMBER(endpoint_ready) {
+  (void)exchange;
+  lua_pushboolean(L, box->is_ready);
+  return 1;
+}
+
+MEMBER(endpoint_draining) {
+  (void)exchange;
+  lua_pushboolean(L, box->is_draining);
+  return 1;
+}
+
+MEMBER(endpoint_load) {
+  (void)exchange;
+  lua_pushinteger(L, (lua_Integer)atomic_load_explicit(&box->record->load, memory_order_relaxed));
+  return 1;
+}
+
+MEMBER(endpoint_tried) {
+  unsigned count = exchange->tried_count < BALANCE_TRIED ? exchange->tried_count : BALANCE_TRIED;
+  bool is_tried = false;
+  for (unsigned i = 0; i < count; i++) is_tried = is_tried || exchange->tried[i] == box->record;
+  lua_pushboolean(L, is_tried);
+  return 1;
+}

@@ -1,0 +1,236 @@
+/* Runner: runs an exchange's hooks in its worker's states. Configs are decoded at first use and kept by unit; an entry is good for exactly one unit (id and birth) and one
+ * state (serial). Worker's thread. */
+#include <lauxlib.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "proxy/worker.h"
+#include "script/exchange_members.h"
+#include "script/lua_pack.h"
+#include "script/policy_set.h"
+
+#define SCRIPT_WORKER_MAGIC 0x6b777273u
+
+/* A decoded config (or the facts of a route) in one state's registry. */
+struct decoded {
+  struct script_state *state; /* may be gone: compare serial with what the current root has before use */
+  uint64_t serial, set_serial;
+  int reference;
+};
+
+/* Of one unit: its configs, then its routes' facts. */
+struct unit_cache {
+  const struct unit *unit;
+  uint64_t born_at;
+  unsigned count;
+  struct decoded decoded[];
+};
+
+struct script_worker {
+  uint32_t magic;
+  struct worker *worker;
+  struct log *log;
+  struct unit_cache **caches; /* by unit id */
+  uint32_t capacity;
+};
+
+struct script_worker *script_worker_new(struct worker *worker, struct log *log) {
+  struct script_worker *script = calloc(1, sizeof *script);
+  must(script != NULL);
+  script->magic = SCRIPT_WORKER_MAGIC;
+  script->worker = worker;
+  script->log = log;
+  return script;
+}
+
+/* References live in states that may be gone; only those of the current root's states are worth giving back, the others go with their state. */
+static void cache_free(struct script_worker *script, struct unit_cache *cache) {
+  const struct snapshot *root = script->worker->root;
+  const struct policy_set *set = root && root->policies ? policy_set_of(root->policies) : NULL;
+  for (unsigned i = 0; set && i < cache->count; i++) {
+    struct decoded *decoded = &cache->decoded[i];
+    if (decoded->state && policy_set_has_state(set, script->worker->number, decoded->state, decoded->serial))
+      luaL_unref(decoded->state->L, LUA_REGISTRYINDEX, decoded->reference);
+  }
+  free(cache);
+}
+
+void script_worker_free(struct script_worker *script) {
+  if (script == NULL) return;
+  for (uint32_t i = 0; i < script->capacity; i++) free(script->caches[i]);
+  free(script->caches);
+  script->magic = 0;
+  free(script);
+}
+
+static struct unit_cache *cache_of(struct script_worker *script, const struct host *host) {
+  uint32_t id = host->unit.id;
+  if (id >= script->capacity) {
+    uint32_t capacity = script->capacity ? script->capacity : 256;
+    while (capacity <= id) capacity *= 2;
+    script->caches = realloc(script->caches, capacity * sizeof *script->caches);
+    must(script->caches != NULL);
+    memset(script->caches + script->capacity, 0, (capacity - script->capacity) * sizeof *script->caches);
+    script->capacity = capacity;
+  }
+  struct unit_cache *cache = script->caches[id];
+  if (cache && cache->unit == &host->unit && cache->born_at == host->unit.born_at) return cache;
+  if (cache) cache_free(script, cache);
+  unsigned count = host->config_count + host->route_count;
+  cache = calloc(1, sizeof *cache + count * sizeof *cache->decoded);
+  must(cache != NULL);
+  cache->unit = &host->unit;
+  cache->born_at = host->unit.born_at;
+  cache->count = count;
+  script->caches[id] = cache;
+  return cache;
+}
+
+/* Pushes entry `index`, decoding `packed` where the cache has none for this state. A state older than the cached one gets its own copy each time: it is on its way out. */
+static bool push_decoded(struct script_worker *script, const struct host *host, unsigned index, struct span packed, const struct hook_config *config,
+                         struct script_state *state, uint64_t set_serial, char *error, size_t error_size) {
+  struct unit_cache *cache = cache_of(script, host);
+  struct decoded *decoded = &cache->decoded[index];
+  lua_State *L = state->L;
+  if (decoded->state == state && decoded->serial == state->serial) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, decoded->reference);
+    return true;
+  }
+  if (!lua_pack_decode(L, packed, config, error, error_size)) return false;
+  if (decoded->state && decoded->set_serial > set_serial) return true;
+  lua_pushvalue(L, -1);
+  decoded->reference = luaL_ref(L, LUA_REGISTRYINDEX);
+  decoded->state = state;
+  decoded->serial = state->serial;
+  decoded->set_serial = set_serial;
+  return true;
+}
+
+void member_push_route_facts(lua_State *L, struct exchange *exchange, struct script_state *state) {
+  const struct route *route = exchange->route;
+  if (route == NULL || route->facts.length == 0) {
+    lua_pushnil(L);
+    return;
+  }
+  struct script_worker *script = exchange->worker->options.hooks.self;
+  must(script->magic == SCRIPT_WORKER_MAGIC);
+  char error[256];
+  const struct host *host = route->host;
+  /* Facts may grow past a guest's ceiling like configs do: they are the runtime's data. */
+  bool was_bounded = state->is_bounded;
+  state->is_bounded = false;
+  bool is_done = push_decoded(script, host, host->config_count + route->index, route->facts, NULL, state, policy_set_of(exchange->policies)->serial, error, sizeof error);
+  state->is_bounded = was_bounded;
+  if (!is_done) luaL_error(L, "exchange.route: %s", error);
+}
+
+static void log_failure(struct script_worker *script, const struct exchange *exchange, const char *policy, enum hook_phase phase, const char *what, bool is_skipped) {
+  const struct route *route = phase == HOOK_SERVER_REWRITE ? NULL : exchange->route;
+  const struct host *host = exchange->owner ? exchange->owner : exchange->host;
+  struct span none = SPAN("-");
+  struct span path = route ? route->path : none, kind = route ? route->source.kind : none, namespace = route ? route->source.namespace : none;
+  struct span name = route ? route->source.name : none, host_name = host ? host->name : none;
+  counter_add(script->worker->options.counters, COUNTER_HOOK_ERRORS, 1);
+  log_write(script->log, LOG_ERROR, "policy failed", "policy=%s phase=%s host=%.*s path=%.*s source=%.*s/%.*s/%.*s request_id=%.*s outcome=%s detail=%s", policy,
+            state_phase_name(phase), (int)host_name.length, host_name.data, (int)path.length, path.data, (int)kind.length, kind.data, (int)namespace.length,
+            namespace.data, (int)name.length, name.data, (int)exchange->request_id.length, exchange->request_id.data ? exchange->request_id.data : "",
+            is_skipped ? "skipped" : "denied", what);
+}
+
+/* Makes the answer that the hook returned. */
+static enum hook_result answer(struct exchange *exchange, struct exchange_part *part) {
+  enum answer_kind kind = part->answer;
+  part->answer = ANSWER_NONE;
+  switch (kind) {
+  case ANSWER_RESPOND: exchange_respond(exchange, part->status, part->has_headers ? &part->headers : NULL, part->text); return HOOK_ANSWERED;
+  case ANSWER_DENY: exchange_deny(exchange, part->status, part->text); return HOOK_ANSWERED;
+  case ANSWER_REDIRECT: exchange_redirect(exchange, part->status, part->text); return HOOK_ANSWERED;
+  default: return HOOK_NEXT; /* allow: no opinion where no guards are asked */
+  }
+}
+
+/* One hook. HOOK_FAILED with a message: not logged yet. */
+static enum hook_result run_hook(struct script_worker *script, struct exchange *exchange, const struct host *host, const struct hook *hook, enum hook_phase phase,
+                                 const struct policy_entry *entry, uint64_t set_serial, char *error, size_t error_size) {
+  struct script_state *state = entry->group->states[script->worker->number];
+  const struct state_policy *policy = &state->policies[entry->index];
+  if (policy->hooks[phase] == LUA_NOREF) return HOOK_NEXT;
+  lua_State *L = state->L;
+  struct exchange_part *part = exchange_objects_part(state, exchange);
+  state->log = script->log;
+  state->running_policy = entry->name;
+  state->running_index = entry->index;
+  state->running_phase = phase;
+  state->run++;
+  part->answer = ANSWER_NONE;
+  int top = lua_gettop(L);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, policy->hooks[phase]);
+  exchange_objects_push(L, part, OBJECT_EXCHANGE);
+  const struct hook_config *config = &host->configs[hook->config];
+  if (!push_decoded(script, host, hook->config, config->packed, config, state, set_serial, error, error_size)) {
+    lua_settop(L, top);
+    return HOOK_FAILED;
+  }
+  script->worker->running_policy = entry->name;
+  int status = state_call(state, 2, 1, STATE_BUDGET_HOOK);
+  script->worker->running_policy = NULL;
+  state->running_policy = NULL;
+  enum hook_result result = HOOK_NEXT;
+  if (status != 0) {
+    snprintf(error, error_size, "%s", lua_tostring(L, -1));
+    result = HOOK_FAILED;
+  } else if (exchange_objects_is_answer(L, -1)) {
+    result = answer(exchange, part);
+  } else if (!lua_isnil(L, -1)) {
+    snprintf(error, error_size, "%s: the %s hook returned a %s; return nothing, or what exchange:respond, deny or redirect gave", entry->name, state_phase_name(phase),
+             luaL_typename(L, -1));
+    result = HOOK_FAILED;
+  }
+  part->answer = ANSWER_NONE;
+  lua_settop(L, top);
+  return result;
+}
+
+static enum hook_result run(void *self, struct exchange *exchange, enum hook_phase phase) {
+  struct script_worker *script = self;
+  must(script->magic == SCRIPT_WORKER_MAGIC && exchange->magic == EXCHANGE_MAGIC && exchange->policies != NULL);
+  struct policy_set *set = policy_set_of(exchange->policies);
+  const struct host *host = phase == HOOK_SERVER_REWRITE ? exchange->owner : exchange->route->host;
+  const struct hook *hooks = phase == HOOK_SERVER_REWRITE ? host->hooks : exchange->route->hooks[phase];
+  unsigned count = phase == HOOK_SERVER_REWRITE ? host->hook_count : exchange->route->hook_count[phase];
+  exchange->phase = phase;
+  for (unsigned i = 0; i < count; i++) {
+    char error[1024];
+    const struct policy_entry *entry = hooks[i].policy < set->slot_count ? &set->by_slot[hooks[i].policy] : NULL;
+    if (entry == NULL || entry->name == NULL) {
+      /* The host was attached under another set: what the policy would have decided is unknown, so nobody passes. */
+      log_failure(script, exchange, "?", phase, "the policy is not in the policy set", false);
+      return HOOK_FAILED;
+    }
+    enum hook_result result = run_hook(script, exchange, host, &hooks[i], phase, entry, set->serial, error, sizeof error);
+    if (result == HOOK_NEXT) continue;
+    if (result != HOOK_FAILED) return result;
+    bool is_skipped = entry->group->states[script->worker->number]->policies[entry->index].is_skipping_errors;
+    log_failure(script, exchange, entry->name, phase, error, is_skipped);
+    if (!is_skipped) return HOOK_FAILED;
+  }
+  return HOOK_NEXT;
+}
+
+static void end(void *self, struct exchange *exchange) {
+  (void)self;
+  exchange_objects_end(exchange);
+}
+
+static void forget(void *self, struct unit *unit) {
+  struct script_worker *script = self;
+  if (unit->kind != UNIT_HOST || unit->id >= script->capacity) return;
+  struct unit_cache *cache = script->caches[unit->id];
+  if (cache == NULL || cache->unit != unit) return;
+  script->caches[unit->id] = NULL;
+  cache_free(script, cache);
+}
+
+struct hook_runner script_hook_runner(struct script_worker *script) { return (struct hook_runner){.self = script, .run = run, .end = end, .forget = forget}; }
