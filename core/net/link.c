@@ -137,9 +137,13 @@ void link_input_ended(struct link *link, int error) {
   if (link->tls && !link->is_lingering) {
     link_tls_input_ended(link, error);
     if (link->is_closing || link->is_ended) return;
-    if (!link->is_open) return; /* on_open told it */
     if (!error) error = ERROR_CLOSED; /* FIN without close_notify: somebody may have cut it */
   }
+  link_set_ended(link, error);
+}
+
+void link_set_ended(struct link *link, int error) {
+  if (link->is_ended || link->is_closing) return;
   link->is_ended = true;
   link->end_error = error;
   if (link->is_lingering) {

@@ -77,7 +77,8 @@ void link_flush(struct link *link);
 void link_opened(struct link *link, int status);
 /* Plaintext for the owner. False when the link was closed meanwhile. */
 bool link_deliver(struct link *link, const char *data, size_t length);
-void link_input_ended(struct link *link, int error);
+void link_input_ended(struct link *link, int error); /* from the wire */
+void link_set_ended(struct link *link, int error);   /* for the owner */
 void link_failed(struct link *link, int error); /* writing is over; reported later */
 void link_sent(struct link *link);              /* fewer bytes are pending than before */
 /* Bytes from the wire. False when the link was closed meanwhile. */
@@ -101,7 +102,6 @@ struct link *link_adopt(struct loop *loop, int fd, int *error);
 int link_fd(const struct link *link); /* or -1 */
 
 /* link_tls.c */
-struct ssl_ctx_st;
 int link_tls_connect(struct link *link, struct tls_client *client, const char *server_name);
 bool link_tls_start(struct link *link); /* first flight of a client; false when closed meanwhile */
 bool link_tls_input(struct link *link, const char *data, size_t length);
@@ -109,5 +109,6 @@ void link_tls_input_ended(struct link *link, int error);
 void link_tls_write(struct link *link, const struct iovec *parts, int count);
 void link_tls_shut(struct link *link); /* close_notify */
 void link_tls_free(struct link *link);
+void link_tls_free_method(struct loop *loop);
 
 #endif

@@ -136,6 +136,7 @@ void loop_free(struct loop *loop) {
   int left = uv_loop_close(&loop->uv);
   must(left == 0); /* somebody else's handle is still open */
   link_wire_free_chunks(loop);
+  link_tls_free_method(loop);
   wheel_free(loop->wheel);
   free(loop->read_buffer);
   free(loop->plain_buffer);

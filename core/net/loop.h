@@ -40,6 +40,7 @@ struct loop {
   struct list lingering;     /* links that close gracefully: nobody else knows them any more */
   struct link_chunk *chunks; /* spare blocks for staged and unsent bytes (link_wire.c) */
   unsigned spare_chunks;
+  struct bio_method_st *bio_method; /* of TLS links (link_tls.c) */
   uv_timer_t turn_timer;     /* bounds loop_run_once */
   uint64_t wheel_now_ms;     /* up to when the wheel was advanced */
   bool is_stopping;
