@@ -25,7 +25,8 @@ struct endpoint_record {
   _Atomic uint32_t pins;             /* pools and exchanges that keep the pointer */
   _Atomic uint32_t load;             /* requests in flight, all workers */
   _Atomic uint32_t failures;         /* connect failures in a row */
-  _Atomic uint64_t first_failure_ms; /* of this row */
+  _Atomic uint64_t first_failure_ms; /* the last but one of this row: three failures in a row span from it to now */
+  _Atomic uint64_t last_failure_ms;
   _Atomic uint64_t out_until_ms;     /* marked failed until then; 0: healthy */
   _Atomic bool is_on_trial;          /* one request is trying it after its time out */
   _Atomic uint64_t ewma_us;          /* peak EWMA of connect + response time, and when it was written */
@@ -47,8 +48,10 @@ struct upstream {
   unsigned slot;
   struct endpoint *endpoints;             /* ready ones first, then draining ones */
   unsigned count, ready;
-  struct hash_ring *ring;                 /* over the ready ones; built with the unit when a hash balancer or sticky "balanced" may use it */
+  struct hash_ring *ring;                 /* over the ready ones, see balance.c; NULL when there is none */
   bool is_missing;                        /* the Service does not exist, or has no usable endpoints: 503, not 502 */
+  struct span external_name;              /* not empty: the publisher resolves it, then upstream_new_resolved */
+  uint16_t external_port;
 };
 
 void endpoint_pin(struct endpoint_record *record);
@@ -57,6 +60,12 @@ void endpoint_unpin(struct endpoint_record *record);
 void endpoint_failed(struct endpoint_record *record, uint64_t now_ms);
 void endpoint_succeeded(struct endpoint_record *record);
 bool endpoint_is_healthy(const struct endpoint_record *record, uint64_t now_ms);
+/* Its time out is over: somebody may try it once. */
+bool endpoint_is_due(const struct endpoint_record *record, uint64_t now_ms);
+/* Takes that one trial; false if another request was faster. A trial that nobody reports on frees itself after another time out. */
+bool endpoint_try(struct endpoint_record *record, uint64_t now_ms);
+/* Peak EWMA as of now. */
+uint64_t endpoint_ewma(const struct endpoint_record *record, uint64_t now_ms);
 void endpoint_observe(struct endpoint_record *record, uint64_t now_ms, uint64_t microseconds); /* feeds peak EWMA, decay 10 s */
 
 /* Per worker and upstream slot. */
@@ -81,7 +90,9 @@ const struct endpoint *balance_choose(const struct balance_request *request);
 /* By key (md5 or sha1 hex, or decimal index), draining ones included; NULL if not listed. */
 enum endpoint_key { ENDPOINT_KEY_MD5 = 0, ENDPOINT_KEY_SHA1 = 1, ENDPOINT_KEY_INDEX = 2 };
 const struct endpoint *upstream_find(const struct upstream *upstream, struct span key, enum endpoint_key hash);
-/* Consistent hash over the ready endpoints (ketama-like: few keys move when one comes or goes). */
+/* Consistent hash over the ready endpoints (few keys move when one comes or goes). */
 const struct endpoint *upstream_hash(const struct upstream *upstream, struct span key);
+/* Builds upstream->ring over the ready endpoints, in the unit's arena (called by upstream_new). */
+void balance_build(struct upstream *upstream);
 
 #endif

@@ -24,7 +24,7 @@ enum edit_when { EDIT_ALWAYS = 0, EDIT_SUCCESS = 1 /* nginx's add_header list: 2
 struct fixed_edit {
   enum edit_kind kind;
   enum edit_when when;
-  uint16_t header_id;            /* filled by proxy? no: 0 here; see name */
+  uint16_t header_id;            /* 0: unused here; see name */
   struct span name;
   struct text_template *value;   /* NULL for removals; owned by the unit */
 };
@@ -67,6 +67,7 @@ struct route {
   struct route_source source;
   struct weighted_upstream *upstreams; /* the first is the main one; more: alternatives for policies */
   unsigned upstream_count;
+  struct upstream_ref fallback;  /* of settings.fallback_upstream; slot UINT32_MAX: none */
   bool is_default_backend;       /* the route that leads to the default backend (implicit "/") */
   struct span denied;            /* not empty: every request answers 503, and this is the reason for the log */
   struct route_settings settings;
@@ -95,7 +96,10 @@ struct host {
   struct hook_config *configs;
   unsigned config_count;
   void *router;                  /* router_build's index over routes */
+  struct upstream_ref *named;    /* every upstream that this host may lead to (routes, fallbacks, handles in configs): keeps their slots */
+  unsigned named_count;
 };
+#define UPSTREAM_NONE UINT32_MAX /* upstream_ref.slot: leads nowhere */
 
 /* Resolves names while a host is built (publisher). */
 struct host_resolver {

@@ -39,6 +39,7 @@ struct snapshot {
   struct certificate_entry *certificates;
   uint32_t certificate_capacity, certificate_count;
   uint64_t hash_seed;
+  struct upstream_ref default_upstream; /* of settings->default_upstream; slot UPSTREAM_NONE: none */
 };
 
 /* The publisher's way to make roots: starts from the last (NULL: empty), applies changes, freezes. Costs a copy of the pointer tables. */
@@ -51,7 +52,7 @@ struct unit *snapshot_put_policies(struct snapshot_builder *builder, struct unit
 struct unit *snapshot_put_host(struct snapshot_builder *builder, struct span name, struct host *host);
 struct unit *snapshot_put_certificate(struct snapshot_builder *builder, struct span key, struct unit *certificate);
 struct unit *snapshot_put_upstream(struct snapshot_builder *builder, struct span name, struct upstream *upstream);
-/* Slot of a name; made if new. */
+/* Slot of a name; made if new. A slot that after a build neither an upstream nor a host or the settings hold is free for another name, with another generation. */
 struct upstream_ref snapshot_upstream_slot(struct snapshot_builder *builder, struct span name);
 /* A root of what is there now, next generation. */
 struct snapshot *snapshot_build(struct snapshot_builder *builder);
@@ -64,6 +65,10 @@ static inline const struct upstream *snapshot_upstream(const struct snapshot *sn
   return slot->generation == ref.generation ? slot->upstream : NULL;
 }
 struct unit *snapshot_certificate(const struct snapshot *snapshot, struct span key);
+/* The refs of a name that is there, else slot UPSTREAM_NONE (builder's thread; settings of the publisher, admin). */
+struct upstream_ref snapshot_upstream_find(const struct snapshot_builder *builder, struct span name);
+/* What is there now; NULL if nothing. */
+struct host *snapshot_host(const struct snapshot_builder *builder, struct span name);
 /* True if this root names exactly this unit (used when a root is given back). */
 bool snapshot_names(const struct snapshot *snapshot, const struct unit *unit);
 

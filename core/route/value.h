@@ -24,10 +24,11 @@ struct value {
     struct regex *regex;            /* source: flags ("i" or "") NUL pattern */
     struct text_template *template; /* source: the template's text */
     struct ip_set *ip_set;          /* source: comma list */
-    struct host_set *host_set;      /* source: comma list; exact names and *.suffix */
+    struct host_set *host_set;      /* source: comma list; exact names and *.suffix (one label, as for hosts) */
     struct value_map *map;          /* source: packed map of strings */
     struct span upstream;           /* source: the upstream's name; resolved to a slot by the host unit */
   };
+  uint32_t upstream_slot, upstream_generation; /* PACK_UPSTREAM: its upstream_ref, set by host_new before anybody else sees the value */
 };
 
 /* NULL with a message (without the value's name) in `error`. References: 1. */

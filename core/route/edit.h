@@ -1,0 +1,12 @@
+/* Fixed header edits of a host's routes and of the settings: their packed form. Private to core/route. */
+#ifndef ROUTE_EDIT_H
+#define ROUTE_EDIT_H
+
+#include "base/arena.h"
+#include "route/body.h"
+#include "route/host.h"
+
+/* Reads the array `edits` of `map` into `arena`, which also frees the templates. Names point into `map`'s bytes. */
+bool edit_read_list(struct arena *arena, struct span map, struct fixed_edit **edits, unsigned *count, struct body_error error);
+
+#endif
