@@ -31,7 +31,7 @@ struct h1_upstream {
   struct deferred later;
   enum awaiting awaiting;
   unsigned informational;
-  uint64_t pending_before;  /* unsent bytes of the link when the request began */
+  uint64_t written_before;  /* bytes that the link had sent when the request began */
   bool is_open;             /* a stream is lent out */
   bool is_dead;             /* its owner was told on_abort */
   bool is_request_begun, is_request_done, wants_reuse;
@@ -82,8 +82,7 @@ static void fail(struct h1_upstream *upstream, int error) {
   if (upstream->is_dead) return;
   upstream->is_dead = upstream->is_tainted = true;
   upstream->awaiting = AWAITING_DROPPED;
-  /* What the link still holds of ours has not reached the kernel; more cannot be known. */
-  stream->is_request_on_wire = upstream->sink.bytes > 0 && link_pending(upstream->base.link) < upstream->pending_before + upstream->sink.bytes;
+  stream->is_request_on_wire = upstream->sink.bytes > 0 && link_bytes_written(upstream->base.link) > upstream->written_before;
   stream->events->on_abort(stream->owner, error);
 }
 
@@ -254,7 +253,7 @@ static void send_request(struct codec_stream *stream, const struct request_head 
   upstream->wants_reuse = head->keep_alive;
   upstream->awaiting = AWAITING_HEAD;
   if (upstream->is_over) return;
-  upstream->pending_before = link_pending(upstream->base.link);
+  upstream->written_before = link_bytes_written(upstream->base.link);
   h1_write_request(&upstream->sink, upstream->base.link, stream->arena, head);
   upstream->is_request_done = upstream->sink.framing == BODY_NONE || (upstream->sink.framing == BODY_LENGTH && upstream->sink.left == 0);
 }
