@@ -48,7 +48,8 @@ static const uint8_t by_length[LONGEST_NAME + 1][SAME_LENGTH] = {
   [25] = {HEADER_STRICT_TRANSPORT_SECURITY, HEADER_X_ORIGINAL_FORWARDED_HOST},
 };
 
-static char lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c; }
+/* Right for what it is compared with: of the bytes of a token, none but a letter becomes a letter, and none but "-" becomes "-". */
+static char lower(char c) { return (char)(c | 0x20); }
 
 enum header_id header_id_of(struct span name) {
   if (name.length > LONGEST_NAME || name.length < 2) return HEADER_OTHER;
@@ -58,7 +59,7 @@ enum header_id header_id_of(struct span name) {
     const char *known = names[candidates[i]].data;
     if (known[name.length - 1] != last) continue;
     size_t at = 0;
-    while (at < name.length && lower(name.data[at]) == known[at]) at++;
+    while (at < name.length && lower(name.data[at]) == known[at]) at++; /* letters and "-" only */
     if (at == name.length) return (enum header_id)candidates[i];
   }
   return HEADER_OTHER;
