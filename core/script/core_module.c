@@ -35,11 +35,13 @@ static int core_log(lua_State *L) {
   enum log_level level = (enum log_level)luaL_checkoption(L, 1, NULL, names);
   const char *message = luaL_checkstring(L, 2);
   const struct script_state *state = state_of(L);
-  struct log plain = {0};
-  struct log *log = state->log ? state->log : &plain;
+  struct log to_stderr = {0};
+  struct log *log = state->log ? state->log : &to_stderr;
   if (!log_is_on(log, level)) return 0;
-  if (state->running_policy) log_write(log, level, "policy says", "policy=%s detail=%s", state->running_policy, message);
-  else log_write(log, level, "policy says", "owner=%s detail=%s", state->owner, message);
+  char plain[2048];
+  state_plain_text(message, plain, sizeof plain);
+  if (state->running_policy) log_write(log, level, "policy says", "policy=%s detail=\"%s\"", state->running_policy, plain);
+  else log_write(log, level, "policy says", "owner=%s detail=\"%s\"", state->owner, plain);
   return 0;
 }
 
@@ -85,6 +87,7 @@ static int core_is_guest(lua_State *L) {
 
 int luaopen_moongate_core(lua_State *L) {
   state_of(L);
+  owners_preload(L);
   lua_newtable(L);
   int core = lua_gettop(L);
   static const luaL_Reg functions[] = {{"route_settings", core_route_settings},

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "script/exchange_members.h"
-#include "proxy/worker.h"
 #include "script/lua_value.h"
 
 #define MEMBER(name) int member_##name(lua_State *L, struct exchange *exchange, struct object_box *box)
@@ -113,30 +112,14 @@ MEMBER(exchange_do_allow) {
   return finish(L, box->part, ANSWER_ALLOW);
 }
 
-/* The slot of a handle's upstream on the worker's current root. A handle is a name: which slot it has is looked up once per root and handle. */
-static bool find_upstream(const struct snapshot *root, struct span name, struct upstream_ref *ref) {
-  for (uint32_t slot = 0; slot < root->upstream_count; slot++) {
-    const struct upstream *upstream = root->upstreams[slot].upstream;
-    if (upstream == NULL || !span_equal(upstream->name, name)) continue;
-    *ref = (struct upstream_ref){slot, root->upstreams[slot].generation};
-    return true;
-  }
-  return false;
-}
-
+/* A handle of a config carries the slot that the host unit gave its name. */
 MEMBER(exchange_do_use_upstream) {
   static const char function[] = "exchange:use_upstream";
   (void)box;
   struct value_box *handle = lua_value_to(L, 2);
   if (handle == NULL || handle->value->kind != PACK_UPSTREAM) return luaL_error(L, "%s: wants what route:upstream() gave", function);
-  struct span name = handle->value->upstream;
-  struct upstream_ref ref = {UINT32_MAX, 0};
-  const struct snapshot *root = exchange->worker->root;
-  if (handle->root_generation != root->generation) {
-    if (!find_upstream(root, name, &handle->upstream)) handle->upstream = ref;
-    handle->root_generation = root->generation;
-  }
-  if (exchange_use_upstream(exchange, handle->upstream, name) != 0) return luaL_error(L, "%s: the upstream is already chosen", function);
+  struct upstream_ref ref = {handle->value->upstream_slot, handle->value->upstream_generation};
+  if (exchange_use_upstream(exchange, ref, handle->value->upstream) != 0) return luaL_error(L, "%s: the upstream is already chosen", function);
   return 0;
 }
 

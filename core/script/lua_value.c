@@ -208,8 +208,6 @@ void lua_value_push(lua_State *L, struct value *value) {
   struct value_box *box = lua_newuserdata(L, sizeof *box);
   box->magic = VALUE_BOX_MAGIC;
   box->value = value;
-  box->upstream = (struct upstream_ref){UINT32_MAX, 0};
-  box->root_generation = 0;
   char name[32];
   snprintf(name, sizeof name, "moongate.%s", kind_name(value->kind));
   if (luaL_newmetatable(L, name)) {

@@ -13,9 +13,6 @@
 struct value_box {
   uint32_t magic;
   struct value *value; /* NULL after __gc */
-  /* PACK_UPSTREAM: where it is in the root of that generation */
-  struct upstream_ref upstream;
-  uint64_t root_generation;
 };
 
 /* Takes the reference. */

@@ -165,7 +165,7 @@ static int attach(lua_State *L, const char *method) {
 static int owner_attach_host(lua_State *L) { return attach(L, "attach_host"); }
 static int owner_attach_route(lua_State *L) { return attach(L, "attach_route"); }
 
-/* owners.open { name =, trusted =, memory =, fetch = } -> owner */
+/* owners.open { name =, trusted =, memory =, fetch =, lua_directory = } -> owner */
 static int owners_open(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
@@ -173,7 +173,11 @@ static int owners_open(lua_State *L) {
   lua_getfield(L, 1, "trusted");
   lua_getfield(L, 1, "memory");
   lua_getfield(L, 1, "fetch");
-  lua_getfield(L, LUA_REGISTRYINDEX, "moongate.lua_directory");
+  lua_getfield(L, 1, "lua_directory"); /* specs; the main state has it from script_open */
+  if (lua_isnil(L, 6)) {
+    lua_pop(L, 1);
+    lua_getfield(L, LUA_REGISTRYINDEX, "moongate.lua_directory");
+  }
   struct state_options options = {.lua_directory = luaL_checkstring(L, 6), .owner = luaL_checkstring(L, 2), .is_guest = !lua_toboolean(L, 3), .no_jit = true,
                                   .memory_limit = (size_t)luaL_optnumber(L, 4, OWNER_MEMORY), .log = state_of(L)->log};
   struct owner *owner = lua_newuserdata(L, sizeof *owner);

@@ -10,12 +10,22 @@
 
 #include "base/check.h"
 #include "script/core_module.h"
+#include "script/pattern.h"
 
 static const char record_key; /* its address is the registry key of the record */
 
 static const char *const phase_names[HOOK_PHASES] = {"server_rewrite", "rewrite", "access", "balancer", "header_filter", "body_filter", "log"};
 
 const char *state_phase_name(enum hook_phase phase) { return phase_names[phase]; }
+
+void state_plain_text(const char *text, char *out, size_t size) {
+  size_t i = 0;
+  for (; text[i] && i + 1 < size; i++) {
+    unsigned char c = (unsigned char)text[i];
+    out[i] = c == '"' ? '\'' : c == '\\' ? '/' : c < 0x20 ? ' ' : text[i];
+  }
+  out[i] = '\0';
+}
 
 static void *guest_alloc(void *context, void *block, size_t old_size, size_t new_size) {
   struct script_state *state = context;
@@ -61,7 +71,10 @@ static void count_hook(lua_State *L, lua_Debug *record) {
   state->budget -= STATE_BUDGET_STEP;
   if (state->budget > 0) return;
   state->is_budget_spent = true;
-  luaL_error(L, "instruction budget spent");
+  luaL_where(L, 0);
+  lua_pushliteral(L, "instruction budget spent");
+  lua_concat(L, 2);
+  lua_error(L);
 }
 
 static int message_handler(lua_State *L) {
@@ -138,10 +151,17 @@ int state_call(struct script_state *state, int arguments, int results, int64_t b
   lua_insert(L, function);
   bool was_bounded = state->is_bounded;
   if (!was_bounded) state_reset_budget(state, budget);
+  /* LuaJIT does not collect when an allocation is refused, so garbage must not fill the room below the ceiling. */
+  if (!was_bounded && state->memory_used > state->memory_limit / 4 * 3) lua_gc(L, LUA_GCCOLLECT, 0);
   state->is_bounded = state->is_guest;
   int status = lua_pcall(L, arguments, results, function);
   state->is_bounded = was_bounded;
   lua_remove(L, function);
+  if (status == LUA_ERRMEM && !was_bounded) {
+    lua_gc(L, LUA_GCCOLLECT, 0);
+    lua_pop(L, 1);
+    lua_pushliteral(L, "not enough memory (the ceiling of this owner's policies)");
+  }
   return status;
 }
 
@@ -177,6 +197,8 @@ struct script_state *state_new(const struct state_options *options, char *error,
   state_set_path(L, options->lua_directory);
   core_module_preload(L);
   if (options->is_guest) {
+    pattern_install(L);
+    lua_gc(L, LUA_GCSETPAUSE, 120);
     lua_sethook(L, count_hook, LUA_MASKCOUNT, STATE_BUDGET_STEP);
     lua_pushcfunction(L, load_library);
     if (lua_pcall(L, 0, 0, 0)) {
@@ -243,8 +265,9 @@ static void push_environment(struct script_state *state) {
   lua_setmetatable(L, -2);
 }
 
-static int fail_load(lua_State *L, int top, char *error, size_t error_size, const char *message) {
-  snprintf(error, error_size, "%s", message);
+static int fail_load(lua_State *L, int top, char *error, size_t error_size, const char *file, const char *message) {
+  if (strstr(message, file)) snprintf(error, error_size, "%s", message);
+  else snprintf(error, error_size, "%s: %s", file, message);
   lua_settop(L, top);
   return -1;
 }
@@ -254,13 +277,13 @@ int state_run_file(struct script_state *state, const char *file, struct span cod
   int top = lua_gettop(L);
   char chunk[512];
   snprintf(chunk, sizeof chunk, "@%s", file);
-  if (luaL_loadbufferx(L, code.data, code.length, chunk, state->is_guest ? "t" : "bt")) return fail_load(L, top, error, error_size, lua_tostring(L, -1));
+  if (luaL_loadbufferx(L, code.data, code.length, chunk, state->is_guest ? "t" : "bt")) return fail_load(L, top, error, error_size, file, lua_tostring(L, -1));
   push_environment(state);
   lua_setfenv(L, -2);
-  if (state_call(state, 0, 1, STATE_BUDGET_CONFIGURE)) return fail_load(L, top, error, error_size, lua_tostring(L, -1));
+  if (state_call(state, 0, 1, STATE_BUDGET_CONFIGURE)) return fail_load(L, top, error, error_size, file, lua_tostring(L, -1));
   if (lua_istable(L, -1)) return 0;
   snprintf(chunk, sizeof chunk, "%.400s: returns a %s, not a policy", file, luaL_typename(L, -1));
-  return fail_load(L, top, error, error_size, chunk);
+  return fail_load(L, top, error, error_size, file, chunk);
 }
 
 int state_load_policy(struct script_state *state, struct span name, const char *file, struct span code, char *error, size_t error_size) {
@@ -276,7 +299,7 @@ int state_load_policy(struct script_state *state, struct span name, const char *
     lua_pop(L, 1);
     if (type == LUA_TNIL || type == LUA_TFUNCTION) continue;
     snprintf(message, sizeof message, "%.400s: %s is a %s, not a function", file, phase_names[phase], lua_typename(L, type));
-    return fail_load(L, top, error, error_size, message);
+    return fail_load(L, top, error, error_size, file, message);
   }
   for (int phase = 0; phase < HOOK_PHASES; phase++) {
     lua_pushstring(L, phase_names[phase]);

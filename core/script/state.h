@@ -96,5 +96,7 @@ void state_charge(struct script_state *state, uint64_t instructions);
 /* package.path of a state: the library only. */
 void state_set_path(lua_State *L, const char *lua_directory);
 const char *state_phase_name(enum hook_phase phase);
+/* A copy for a quoted field of a log line: what a script says can neither leave its quotes nor its line. */
+void state_plain_text(const char *text, char *out, size_t size);
 
 #endif

@@ -1,0 +1,190 @@
+--- The library of policies: `local moongate = require "moongate"`. Guests get a read-only view of it. Nothing here waits.
+-- Expected failures are `nil, message`; misuse raises with the function's name.
+local core = require "moongate.core"
+
+local find, gmatch, gsub, lower, match, sub = string.find, string.gmatch, string.gsub, string.lower, string.match, string.sub
+local concat = table.concat
+local error, type, tostring = error, type, tostring
+
+local moongate = {}
+
+local function misuse(name, text)
+  error(name .. ": " .. text, 3)
+end
+
+local function need_text(name, text)
+  if type(text) ~= "string" then error(name .. ": expects text, not a " .. type(text), 3) end
+  return text
+end
+
+------------------------------------------------------------------------------------------------------- values made in C
+
+local function make(name, kind, source)
+  local value, complaint = core.value(kind, source)
+  if not value then error(name .. ": " .. tostring(complaint), 3) end
+  return value
+end
+
+--- A regular expression (PCRE2, with match limits).
+--- `regex:match(text)` -> whole match, group 1, ... (false for a group that took no part), or nil.
+--- `regex:replace(text, replacement [, most])` -> text, count; `$0`..`$9` stand for groups, `$$` for a dollar.
+---@param pattern string
+---@param options { ignore_case: boolean|nil }|nil
+---@return userdata regex
+function moongate.regex(pattern, options)
+  need_text("moongate.regex", pattern)
+  return make("moongate.regex", "regex", (options and options.ignore_case and "i" or "") .. "\0" .. pattern)
+end
+
+--- Text with variables in nginx's spelling. `template:expand(exchange)` -> text; `template:is_constant()`; `tostring(template)`: its source.
+---@param text string
+---@return userdata template
+function moongate.template(text)
+  return make("moongate.template", "template", need_text("moongate.template", text))
+end
+
+--- A set of addresses. `set:contains(ip)` -> boolean.
+---@param cidrs string|string[] "10.0.0.0/8, ::1" or a list
+---@return userdata set
+function moongate.ip_set(cidrs)
+  if type(cidrs) == "table" then cidrs = concat(cidrs, ",") end
+  return make("moongate.ip_set", "ip_set", need_text("moongate.ip_set", cidrs))
+end
+
+--- A set of host names and `*.suffix`. `set:contains(host)` -> boolean.
+---@param hosts string|string[]
+---@return userdata set
+function moongate.host_set(hosts)
+  if type(hosts) == "table" then hosts = concat(hosts, ",") end
+  return make("moongate.host_set", "host_set", need_text("moongate.host_set", hosts))
+end
+
+--- An immutable map of strings, shared by all workers. `map:get(name)` -> text or nil.
+---@param values table<string, string>
+---@return userdata map
+function moongate.map(values)
+  if type(values) ~= "table" then misuse("moongate.map", "expects a table, not a " .. type(values)) end
+  return make("moongate.map", "map", values)
+end
+
+----------------------------------------------------------------------------------------------------------------- hashes
+
+--- `hash.md5 .sha1 .sha256 (text [, "raw"])` and `hash.hmac_sha256(key, text [, "raw"])` -> lower-case hex, or the bytes; `hash.crc32 .fnv1a (text)` -> number.
+moongate.hash = core.hash
+--- `hex.encode(bytes)`, `hex.decode(text)` -> bytes, or nil and why.
+moongate.hex = core.hex
+--- `base64.encode(bytes)`, `base64.decode(text)` -> bytes, or nil and why; both alphabets are read.
+moongate.base64 = core.base64
+--- Compares in constant time.
+moongate.secure_equal = core.secure_equal
+--- `random(n)` -> 1 to n.
+moongate.random = core.random
+--- `random_bytes(n)` -> n bytes, at most 65536.
+moongate.random_bytes = core.random_bytes
+--- `time.now()`, `time.monotonic()`: seconds; `time.http_date([seconds])`.
+moongate.time = core.time
+
+--- `json.encode(value)`, `json.decode(text)` -> value, or nil and why. `json.null`; `json.array(t)` marks a table as an array, so that an empty one is `[]`;
+--- `json.empty_array` is one.
+moongate.json = { encode = core.json.encode, decode = core.json.decode, null = core.null, array = core.array, empty_array = core.array {} }
+
+------------------------------------------------------------------------------------------------------------------- URIs
+
+local uri = { escape = core.uri.escape, unescape = core.uri.unescape }
+moongate.uri = uri
+
+--- Splits an absolute URI or a path.
+---@param text string
+---@return { scheme: string|nil, host: string|nil, port: integer|nil, path: string, query: string|nil, fragment: string|nil }|nil
+---@return string|nil error
+function uri.parse(text)
+  need_text("uri.parse", text)
+  if find(text, "[%c ]") then return nil, "has a blank or a control character" end
+  local parts, rest = {}, text
+  rest, parts.fragment = match(rest, "^([^#]*)#?(.*)$")
+  if not find(text, "#", 1, true) then parts.fragment = nil end
+  local before, query = match(rest, "^([^?]*)%?(.*)$")
+  if before then rest, parts.query = before, query end
+  local scheme, authority, path = match(rest, "^(%a[%w+.-]*)://([^/]*)(.*)$")
+  if not scheme then
+    if sub(rest, 1, 1) ~= "/" then return nil, "is neither a URI with a scheme nor a path" end
+    parts.path = rest
+    return parts
+  end
+  local host, port = match(authority, "^(%[[%x:.]+%]):?(%d*)$")
+  if not host then host, port = match(authority, "^([^:@%[%]]+):?(%d*)$") end
+  if not host then return nil, "has a host that is malformed" end
+  parts.scheme, parts.host, parts.path = lower(scheme), lower(host), path == "" and "/" or path
+  if port ~= "" then
+    parts.port = tonumber(port)
+    if parts.port < 1 or parts.port > 65535 then return nil, "has a port that is not from 1 to 65535" end
+  end
+  return parts
+end
+
+--- The reverse of parse.
+---@param parts table
+---@return string
+function uri.build(parts)
+  if type(parts) ~= "table" then misuse("uri.build", "expects a table, not a " .. type(parts)) end
+  local out = {}
+  if parts.scheme then out[#out + 1] = need_text("uri.build", parts.scheme) .. "://" end
+  if parts.host then out[#out + 1] = need_text("uri.build", parts.host) end
+  if parts.port then out[#out + 1] = ":" .. tostring(parts.port) end
+  out[#out + 1] = parts.path or "/"
+  if parts.query then out[#out + 1] = "?" .. parts.query end
+  if parts.fragment then out[#out + 1] = "#" .. parts.fragment end
+  return concat(out)
+end
+
+---------------------------------------------------------------------------------------------------------------- cookies
+
+moongate.cookie = {}
+
+local TOKEN = "^[%w!#$%%&'*+%.^_`|~-]+$"
+local SAME_SITE = { strict = "Strict", lax = "Lax", none = "None" }
+
+local function attribute(name, value)
+  if type(value) ~= "string" or find(value, "[%c;]") then misuse("cookie.format", name .. " has a character that is not allowed") end
+  return "; " .. name .. "=" .. value
+end
+
+--- A Set-Cookie value. Options: path, domain, max_age (seconds), expires (unix seconds), secure, http_only, same_site, partitioned.
+---@param name string
+---@param value string
+---@param options table|nil
+---@return string
+function moongate.cookie.format(name, value, options)
+  if type(name) ~= "string" or not find(name, TOKEN) then misuse("cookie.format", "not a cookie name") end
+  if type(value) ~= "string" or find(value, "[%c ;,\"\\\127]") then misuse("cookie.format", "the value has a character that must be escaped") end
+  local out = name .. "=" .. value
+  if not options then return out end
+  if options.expires then out = out .. "; Expires=" .. core.time.http_date(options.expires) end
+  if options.max_age then
+    if type(options.max_age) ~= "number" then misuse("cookie.format", "max_age is no number") end
+    out = out .. "; Max-Age=" .. ("%d"):format(options.max_age)
+  end
+  if options.domain then out = out .. attribute("Domain", options.domain) end
+  if options.path then out = out .. attribute("Path", options.path) end
+  if options.secure then out = out .. "; Secure" end
+  if options.http_only then out = out .. "; HttpOnly" end
+  if options.same_site then
+    local spelled = type(options.same_site) == "string" and SAME_SITE[lower(options.same_site)]
+    if not spelled then misuse("cookie.format", "same_site is none of strict, lax, none") end
+    out = out .. "; SameSite=" .. spelled
+  end
+  if options.partitioned then out = out .. "; Partitioned" end
+  return out
+end
+
+-------------------------------------------------------------------------------------------------------------------- log
+
+moongate.log = {}
+for level in gmatch("debug info warn error", "%a+") do
+  --- Writes a line to Moongate's own log, with the policy's name.
+  moongate.log[level] = function(message)
+    core.log(level, (gsub(tostring(message), "[%c]", " ")))
+  end
+end
+
+return moongate
