@@ -1,0 +1,225 @@
+--- Puts the policies on a host and its routes: asks each owner, merges the answers in running order, and makes the host's body for the seam.
+local native = require "moongate.kube"
+local annotations = require "kube.annotations"
+local model = require "kube.model"
+
+local attaching = {}
+
+local array = native.array
+
+-- Not applied where an Ingress has nothing but a default backend.
+local NOT_FOR_CATCH_ALL = { "rewrite-target", "app-root", "x-forwarded-prefix", "use-regex", "permanent-redirect", "permanent-redirect-code", "temporal-redirect",
+  "temporal-redirect-code" }
+
+local REWRITE_HOOKS = { "rewrite", "access", "balancer", "header_filter", "body_filter", "log" }
+
+---@class HostInput
+---@field name string
+---@field ingresses table[] ours, oldest first
+---@field short fun(ingress: table): table<string, string> annotations without prefix
+---@field has_tls boolean
+---@field certificate string|nil
+---@field settings table<string, string> raw
+---@field set table the policy set, see policies.lua
+---@field denied string|nil all routes are denied (a setting asks for a guard that does not exist)
+---@field service_upstream boolean|nil the setting of that name
+
+local function sources_of(input, paths)
+  local sources = array {}
+  for i, ingress in ipairs(input.ingresses) do
+    sources[i] = { namespace = ingress.namespace, name = ingress.name, paths = array(paths[ingress] or {}), annotations = input.short(ingress) }
+  end
+  return sources
+end
+
+--- Host-wide annotations: from the oldest Ingress that sets each.
+local function host_annotations(input)
+  local merged = {}
+  for _, ingress in ipairs(input.ingresses) do
+    for name, value in pairs(input.short(ingress)) do
+      if merged[name] == nil and value ~= "" then merged[name] = value end
+    end
+  end
+  return merged
+end
+
+--- Asks every owner; policy name -> result, of active policies only.
+local function ask(set, method, question, failed)
+  local merged = {}
+  for index, entry in ipairs(set.owners) do
+    if #entry.active > 0 then
+      question.only = entry.is_partial and entry.active or nil
+      local results, problem = entry.owner[method](entry.owner, question)
+      if not results then
+        failed[#failed + 1] = problem or "the policies could not be attached"
+      else
+        for _, name in ipairs(entry.active) do merged[name] = results[name] end
+      end
+      question.only = nil
+    end
+    if set.denied_of[index] then -- built-ins whose replacement did not load: only to see where they would be
+      question.only = set.denied_of[index]
+      for name, result in pairs(entry.owner[method](entry.owner, question) or {}) do
+        if result.config or next(result.set or {}) or #(result.edits or {}) > 0 or #(result.findings or {}) > 0 then
+          failed[#failed + 1] = set.denied[name]
+        end
+      end
+      question.only = nil
+    end
+  end
+  return merged
+end
+
+local function add_findings(made, result, ingress)
+  for _, finding in ipairs(result.findings or {}) do
+    local key = ingress and ingress.key
+    if finding.source then key = ("Ingress %s/%s"):format(finding.source.namespace, finding.source.name) end
+    local list = finding.setting and made.setting_findings or made.findings
+    list[#list + 1] = { level = finding.level, annotation = finding.annotation, setting = finding.setting, text = finding.text, key = not finding.setting and key or nil }
+  end
+end
+
+local function first_denial(result)
+  for _, finding in ipairs(result.findings or {}) do
+    if finding.level == "deny" then return finding.text end
+  end
+end
+
+local function raw_config(result)
+  return native.raw(result.config)
+end
+
+local function attach_host(input, made, facts)
+  local failed = {}
+  local results = ask(input.set, "attach_host", { host = facts, annotations = host_annotations(input), settings = input.settings }, failed)
+  local body = made.body
+  body.denied = failed[1]
+  for _, policy in ipairs(input.set.order) do
+    local result = results[policy.name]
+    if result then
+      add_findings(made, result, input.ingresses[1])
+      body.denied = body.denied or first_denial(result)
+      if result.rejected then made.rejected[input.ingresses[1]] = result.rejected end
+      if result.config and policy.hooks.server_rewrite then body.hooks[#body.hooks + 1] = { policy = policy.name, config = raw_config(result) } end
+      for _, name in ipairs(result.aliases or {}) do made.aliases[#made.aliases + 1] = name:lower() end
+      for _, name in ipairs(result.redirect_hosts or {}) do made.redirect_hosts[#made.redirect_hosts + 1] = name:lower() end
+      for name, value in pairs(result.set or {}) do made.set[name] = value end
+    end
+  end
+  body.regex = made.set.regex == true
+end
+
+local function route_annotations(input, route)
+  local short = input.short(route.annotated_by or route.ingress)
+  if not route.is_catch_all then return short end
+  local copy = {}
+  for name, value in pairs(short) do copy[name] = value end
+  for _, name in ipairs(NOT_FOR_CATCH_ALL) do copy[name] = nil end
+  return copy
+end
+
+local function use_upstream(made, namespace, service, port, settings)
+  local name = model.upstream_name(namespace, service, port)
+  local upstream = made.upstreams[name] or { name = name, namespace = namespace, service = service, port = port }
+  if settings and settings.use_service_address then upstream.use_service_address = true end
+  made.upstreams[name] = upstream
+  return name
+end
+
+--- service-upstream, as long as no policy declares it.
+local function uses_service_address(input, short)
+  if input.set.declared["service-upstream"] then return false end
+  local value = short["service-upstream"]
+  if value == nil or value == "" then return input.service_upstream == true end
+  return value == "true" or value == "True" or value == "TRUE" or value == "t" or value == "T" or value == "1"
+end
+
+local function copy_edits(list, into)
+  for _, edit in ipairs(list or {}) do
+    into[#into + 1] = { kind = edit.kind, name = edit.name, value = edit.value, when = edit.when or "always" }
+  end
+end
+
+local function attach_route(input, made, facts, route)
+  local short = route_annotations(input, route)
+  local ingress = route.annotated_by or route.ingress
+  local source = { kind = "Ingress", namespace = ingress.namespace, name = ingress.name }
+  local upstreams = array {}
+  if route.service then
+    upstreams[1] = { service = route.service, port = route.port, weight = 1, name = model.upstream_name(route.namespace, route.service, route.port) }
+  end
+  local body = {
+    path = route.path, type = route.type, source = source, upstreams = upstreams, default_backend = route.is_default_backend or false,
+    settings = {}, edits = array {}, hooks = {},
+    facts = { path = route.path, path_type = route.path_type, source = source, upstreams = upstreams, alternatives = array {}, host = { name = input.name, tls = input.has_tls } },
+  }
+  if made.body.regex then body.regex_path = route.path end
+  local failed = {}
+  local question = {
+    host = facts, annotations = short, settings = input.settings,
+    route = { path = route.path, path_type = route.path_type, source = source, upstreams = upstreams, alternatives = array {} },
+  }
+  local results = ask(input.set, "attach_route", question, failed)
+  body.denied = input.denied or failed[1]
+  for _, policy in ipairs(input.set.order) do
+    local result = results[policy.name]
+    if result then
+      add_findings(made, result, ingress)
+      body.denied = body.denied or first_denial(result)
+      if result.rejected then made.rejected[ingress] = result.rejected end
+      for name, value in pairs(result.set or {}) do body.settings[name] = value end
+      copy_edits(result.edits, body.edits)
+      if result.config then
+        for _, hook in ipairs(REWRITE_HOOKS) do
+          if policy.hooks[hook] then
+            body.hooks[hook] = body.hooks[hook] or array {}
+            body.hooks[hook][#body.hooks[hook] + 1] = { policy = policy.name, config = raw_config(result) }
+          end
+        end
+      end
+      for _, other in ipairs(result.services or {}) do use_upstream(made, other.namespace, other.service, other.port) end
+    end
+  end
+  local unguarded = annotations.unguarded(short, input.set.declared)
+  if unguarded then
+    body.denied = body.denied or ("%s: no policy for it yet"):format(unguarded)
+    made.findings[#made.findings + 1] = { level = "deny", annotation = unguarded, key = ingress.key,
+      text = ("%s: is not supported yet; its routes answer 503 rather than letting everyone in"):format(unguarded) }
+  end
+  if route.service then
+    if uses_service_address(input, short) then body.settings.use_service_address = true end
+    use_upstream(made, route.namespace, route.service, route.port, body.settings)
+  end
+  return body, ingress
+end
+
+--- Builds a host.
+---@param input HostInput
+---@return table made { body, findings, setting_findings, aliases, redirect_hosts, upstreams, rejected }
+function attaching.host(input)
+  local routes, shadowed, paths = model.routes(input.name, input.ingresses)
+  local made = {
+    body = { tls = input.has_tls, certificate = input.certificate, regex = false, hooks = array {}, routes = array {} },
+    findings = {}, setting_findings = {}, aliases = {}, redirect_hosts = {}, upstreams = {}, rejected = {}, set = {},
+  }
+  local facts = { name = input.name, tls = input.has_tls, listener = "default", sources = sources_of(input, paths) }
+  attach_host(input, made, facts)
+  local denied_by = {}
+  for i, route in ipairs(routes) do
+    local body, ingress = attach_route(input, made, facts, route)
+    made.body.routes[i] = body
+    body.ingress = ingress
+    if body.denied then denied_by[ingress] = denied_by[ingress] or body.denied end
+  end
+  for _, body in ipairs(made.body.routes) do -- one bad guard closes all routes of its Ingress
+    body.denied = body.denied or denied_by[body.ingress]
+    body.ingress = nil
+  end
+  for _, route in ipairs(shadowed) do
+    made.findings[#made.findings + 1] = { level = "warn", key = route.ingress.key,
+      text = ("path %s of host %s is ignored: %s has it already"):format(route.path, input.name, route.older == route.ingress and "another rule" or route.older.key) }
+  end
+  return made
+end
+
+return attaching

@@ -1,0 +1,369 @@
+--- The policy files: the built-in folder and the mounted directories. Each file stands alone: one that does not load keeps its version before, and is reported. There are two
+-- states of each owner: the live one attaches for object changes while the other takes in changed files and attaches anew; then they change places.
+local native = require "moongate.kube"
+
+local policies = {}
+policies.__index = policies
+
+---@param options { owners: table, findings: table, home: string, directories: string[], flags: table<string, string>, fetch: function, memory: integer }
+function policies.new(options)
+  local self = setmetatable({
+    owners_module = options.owners, findings = options.findings, fetch = options.fetch, memory = options.memory,
+    order_file = options.home .. "/policies/order.lua",
+    folders = {}, broken = {}, is_broken = false,
+  }, policies)
+  self.folders[1] = { path = options.home .. "/policies", name = "builtin", is_trusted = true, files = {} }
+  for _, directory in ipairs(options.directories) do
+    self.folders[#self.folders + 1] = {
+      path = (directory:gsub("(.)/+$", "%1")), name = directory, is_trusted = options.flags["trust-policies"] == "true", is_mounted = true, files = {},
+    }
+  end
+  return self
+end
+
+local function is_policy(path, folder)
+  if not path:find("%.lua$") then return false end
+  local name = path:sub(#folder.path + 2)
+  if folder.is_mounted then return name ~= "order.lua" and not name:find("_spec%.lua$") end
+  return not name:find("/") and name ~= "order.lua"
+end
+
+local function open_state(self, folder)
+  local owner = self.owners_module.open { name = folder.name, trusted = folder.is_trusted, memory = self.memory, fetch = self.fetch }
+  return { owner = owner, loaded = {} } -- loaded: path -> source
+end
+
+--- Brings one state of a folder to the folder's accepted files.
+local function bring_up(folder, state)
+  for path, file in pairs(folder.files) do
+    if file.source and state.loaded[path] ~= file.source then
+      local description = state.owner:load(path, file.source)
+      if description then
+        state.loaded[path] = file.source
+        state.names = state.names or {}
+        if state.names[path] and state.names[path] ~= description.name then state.owner:unload(state.names[path]) end
+        state.names[path] = description.name
+      end
+    end
+  end
+  for path in pairs(state.loaded) do
+    if not folder.files[path] or not folder.files[path].source then
+      state.owner:unload(state.names[path])
+      state.loaded[path], state.names[path] = nil, nil
+    end
+  end
+end
+
+local function report(self, folder, path, problem)
+  local key = "policy " .. path
+  if not problem then
+    self.findings:set(key, nil)
+    self.broken[path] = nil
+    return
+  end
+  self.broken[path] = problem
+  local file = folder.files[path]
+  local text = problem
+  local line = problem:match("%.lua:(%d+):")
+  if line then text = problem:gsub("^.-%.lua:%d+:%s*", "") end
+  if file and file.source then text = text .. " (the version before stays)" end
+  self.findings:set(key, { { level = "error", file = path, line = tonumber(line), text = text } })
+end
+
+--- The name that a file would have: underscores become dashes.
+local function name_of_file(path)
+  return (path:match("([^/]+)%.lua$") or ""):gsub("_", "-")
+end
+
+--- Reads one file and tries it in the folder's spare state. True if something changed.
+local function take_file(self, folder, state, path)
+  local source, unreadable = native.read(path)
+  local file = folder.files[path]
+  if not source then
+    if not file then return false end
+    folder.files[path] = nil
+    report(self, folder, path, nil)
+    if native.list(path) then report(self, folder, path, unreadable) end
+    return true
+  end
+  if file and file.tried == source then return false end
+  file = file or {}
+  folder.files[path] = file
+  file.tried = source
+  local description, problem = state.owner:load(path, source)
+  if not description then
+    report(self, folder, path, problem)
+    return file.source == nil
+  end
+  for other, known in pairs(folder.files) do
+    if other ~= path and known.description and known.description.name == description.name then
+      report(self, folder, path, ("%s: has the name %q, which %s has already"):format(path, description.name, other))
+      state.owner:load(other, known.source)
+      return false
+    end
+  end
+  state.names = state.names or {}
+  if state.names[path] and state.names[path] ~= description.name then state.owner:unload(state.names[path]) end
+  state.names[path], state.loaded[path] = description.name, source
+  file.source, file.description = source, description
+  report(self, folder, path, nil)
+  return true
+end
+
+local function read_order(self)
+  local source = native.read(self.order_file)
+  local chunk = source and loadstring(source, "@" .. self.order_file)
+  local ok, order = pcall(chunk or function() return {} end)
+  return ok and type(order) == "table" and order or {}
+end
+
+--- The built-in order, then the mounted ones, each where `before` and `after` allow. Returns the order, and path -> what is wrong with a placement.
+local function arrange(self, active)
+  local order, refused, index = {}, {}, {}
+  local function place(policy, at)
+    table.insert(order, at or #order + 1, policy)
+    for i, other in ipairs(order) do index[other.name] = i end
+  end
+  local builtin = {}
+  for name in pairs(active) do
+    if self.folders[1].names[name] then builtin[name] = true end
+  end
+  for _, name in ipairs(read_order(self)) do
+    if builtin[name] and not index[name] then place(active[name]) end
+  end
+  local rest = {}
+  for name in pairs(active) do
+    if not index[name] then rest[#rest + 1] = name end
+  end
+  table.sort(rest)
+  for _, name in ipairs(rest) do
+    if builtin[name] then place(active[name]) end
+  end
+  -- Mounted ones: those that name only what is placed go first; what is left over is a cycle.
+  local waiting = {}
+  for _, name in ipairs(rest) do
+    if not builtin[name] then waiting[#waiting + 1] = active[name] end
+  end
+  local function names_of(policy)
+    local names = {}
+    for _, field in ipairs { "before", "after" } do
+      for _, name in ipairs(policy.description[field] or {}) do names[#names + 1] = name end
+    end
+    return names
+  end
+  local function try(policy)
+    local low, high = 1, #order + 1
+    for _, name in ipairs(policy.description.after or {}) do low = math.max(low, index[name] + 1) end
+    for _, name in ipairs(policy.description.before or {}) do high = math.min(high, index[name]) end
+    if low > high then return false end
+    place(policy, high)
+    return true
+  end
+  local progress = true
+  while progress and #waiting > 0 do
+    progress = false
+    for i = #waiting, 1, -1 do
+      local policy, is_known, is_placed = waiting[i], true, true
+      local unknown
+      for _, name in ipairs(names_of(policy)) do
+        if not active[name] then is_known, unknown = false, unknown or name end
+        if not index[name] then is_placed = false end
+      end
+      if not is_known then
+        refused[policy.file] = ("before or after names %q, and there is no such policy"):format(unknown)
+        table.remove(waiting, i)
+        active[policy.name] = nil
+        progress = true
+      elseif is_placed then
+        table.remove(waiting, i)
+        progress = true
+        if not try(policy) then
+          refused[policy.file] = "before and after contradict the order of the others"
+          active[policy.name] = nil
+        end
+      end
+    end
+  end
+  for _, policy in ipairs(waiting) do refused[policy.file] = "before and after form a cycle" end
+  return order, refused
+end
+
+--- Which policies run, in which order, from which owner.
+local function compose(self)
+  local active, denied, denied_of = {}, {}, {}
+  self.folders[1].names = {}
+  for folder_index, folder in ipairs(self.folders) do
+    for path, file in pairs(folder.files) do
+      local description = file.description
+      if description then
+        local hooks = {}
+        for _, hook in ipairs(description.hooks or {}) do hooks[hook] = true end
+        if folder_index == 1 then folder.names[description.name] = true end
+        active[description.name] = {
+          name = description.name, description = description, hooks = hooks, folder = folder_index, file = path, source = file.source, is_trusted = folder.is_trusted,
+        }
+      end
+    end
+  end
+  for folder_index, folder in ipairs(self.folders) do
+    for path, file in pairs(folder.files) do
+      local name = name_of_file(path)
+      if folder_index > 1 and not file.description and self.folders[1].names[name] then
+        denied[name] = ("policy %s does not load"):format(name)
+      end
+    end
+  end
+  for name in pairs(denied) do
+    if active[name] and active[name].folder == 1 then active[name] = nil end
+  end
+  local order, refused = arrange(self, active)
+  for path, text in pairs(refused) do self.findings:set("policy order " .. path, { { level = "error", file = path, text = text } }) end
+  for path in pairs(self.refused or {}) do
+    if not refused[path] then self.findings:set("policy order " .. path, nil) end
+  end
+  self.refused = refused
+  local names = {}
+  for name in pairs(denied) do names[#names + 1] = name end
+  if #names > 0 then denied_of[1] = native.array(names) end
+  return order, denied, denied_of
+end
+
+local function declare(declared, settings, description)
+  for name, spec in pairs(description.annotations or {}) do
+    declared[name] = description.name
+    if type(spec) == "table" then
+      if spec.setting then settings[spec.setting] = true end
+      local alias = type(spec.alias) == "string" and { spec.alias } or spec.alias or {}
+      for _, other in ipairs(alias) do declared[other] = description.name end
+    end
+  end
+  for key in pairs(description.settings or {}) do settings[key] = true end
+end
+
+--- The set as attaching.lua and the seam want it, over the given states (one a folder).
+local function make_set(self, states)
+  local order, denied, denied_of = compose(self)
+  local set = { owners = {}, order = order, denied = denied, denied_of = denied_of, declared = {}, declared_settings = {}, states = states }
+  local body = native.array {}
+  for i, folder in ipairs(self.folders) do
+    set.owners[i] = { owner = states[i].owner, active = native.array {}, name = folder.name }
+  end
+  for i, policy in ipairs(order) do
+    local entry = set.owners[policy.folder]
+    entry.active[#entry.active + 1] = policy.name
+    declare(set.declared, set.declared_settings, policy.description)
+    body[i] = { name = policy.name, owner = entry.name, trusted = policy.is_trusted, file = policy.file, source = policy.source }
+  end
+  for i, folder in ipairs(self.folders) do
+    local loaded = 0
+    for _, file in pairs(folder.files) do loaded = loaded + (file.description and 1 or 0) end
+    set.owners[i].is_partial = loaded > #set.owners[i].active
+  end
+  set.body = { policies = body }
+  set.key = native.encode(set.body)
+  return set
+end
+
+local function scan(folder)
+  local list, problem = native.list(folder.path)
+  if type(list) ~= "table" then return nil, problem or "is not a directory" end
+  table.sort(list)
+  return list
+end
+
+--- Loads everything. A mounted directory that cannot be read is an error of the start.
+---@return table|nil set
+---@return string|nil message
+function policies:start()
+  self.live = {}
+  for i, folder in ipairs(self.folders) do
+    self.live[i] = open_state(self, folder)
+    local list, problem = scan(folder)
+    if not list then return nil, ("%s: %s"):format(folder.path, problem) end
+    for _, path in ipairs(list) do
+      if is_policy(path, folder) then take_file(self, folder, self.live[i], path) end
+    end
+  end
+  self.is_broken = next(self.broken) ~= nil
+  self.set = make_set(self, self.live)
+  return self.set
+end
+
+local function folder_of(self, path)
+  for i = #self.folders, 1, -1 do
+    local folder = self.folders[i]
+    if path == folder.path or path:sub(1, #folder.path + 1) == folder.path .. "/" then return folder, i end
+  end
+end
+
+--- Does a changed path belong to a policy directory?
+function policies:owns(path)
+  return folder_of(self, path) ~= nil
+end
+
+--- Takes in changed paths. Returns a new set if anything is to be attached anew, and the names of the policies that changed.
+---@param paths string[]
+---@return table|nil set
+---@return table<string, true>|nil changed names
+function policies:change(paths)
+  self.spare = self.spare or {}
+  local is_changed = false
+  for _, path in ipairs(paths) do
+    local folder, i = folder_of(self, path)
+    if folder then
+      self.spare[i] = self.spare[i] or open_state(self, folder)
+      bring_up(folder, self.spare[i])
+      local files = {}
+      local list = native.list(path)
+      if type(list) == "table" then
+        for _, below in ipairs(list) do files[below] = true end
+      else
+        files[path] = true
+      end
+      for known in pairs(folder.files) do
+        if known:sub(1, #path + 1) == path .. "/" then files[known] = true end
+      end
+      local sorted = {}
+      for file in pairs(files) do sorted[#sorted + 1] = file end
+      table.sort(sorted)
+      for _, file in ipairs(sorted) do
+        if is_policy(file, folder) and take_file(self, folder, self.spare[i], file) then is_changed = true end
+      end
+      if path == self.order_file then is_changed = true end
+    end
+  end
+  self.is_broken = next(self.broken) ~= nil
+  if not is_changed then return nil end
+  local states = {}
+  for i, folder in ipairs(self.folders) do
+    if self.spare[i] then
+      bring_up(folder, self.spare[i])
+      states[i] = self.spare[i]
+    else
+      states[i] = self.live[i]
+    end
+  end
+  local set = make_set(self, states)
+  local changed = {}
+  local before = {}
+  for i, policy in ipairs(self.set.order) do before[policy.name] = { policy.source, policy.folder, i } end
+  for _, policy in ipairs(set.order) do
+    local old = before[policy.name]
+    if not old or old[1] ~= policy.source or old[2] ~= policy.folder then changed[policy.name] = true end
+    before[policy.name] = nil
+  end
+  for name in pairs(before) do changed[name] = true end
+  for name in pairs(set.denied) do changed[name] = true end
+  for name in pairs(self.set.denied) do changed[name] = true end
+  return set, changed
+end
+
+--- The new set is published: its states are the live ones now.
+function policies:publish(set)
+  for i in ipairs(self.folders) do
+    if set.states[i] ~= self.live[i] then self.live[i], self.spare[i] = set.states[i], self.live[i] end
+  end
+  self.set = set
+end
+
+return policies

@@ -1,0 +1,314 @@
+/* The sync thread: waits for changes of the watched directories, hands the paths to kube/sync.lua, and does sliced work between them. Everything of it lives in one Lua
+ * state, with the JIT off. Owned by whoever made it; sync_run is the thread's main; sync_stop and the questions may be called from any thread. */
+#include "sync.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <luajit.h>
+#include <lualib.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/pack.h"
+#include "native.h"
+#include "watch.h"
+
+enum { GATHER_MS = 2, GATHER_MORE_MS = 5, GATHER_MAX_MS = 20 };
+#define SYNC_MAGIC MAGIC('s', 'y', 'n', 'c')
+
+struct sync {
+  uint32_t magic;
+  struct sync_options options;
+  lua_State *L;
+  int object; /* registry reference of kube/sync.lua's object */
+  struct watch *watch;
+  int stop_fd;
+  _Atomic bool is_stopping, is_ready, has_broken_policies;
+};
+
+static struct sync *sync_of(void *context) {
+  struct sync *sync = context;
+  must(sync->magic == SYNC_MAGIC);
+  return sync;
+}
+
+static int traceback(lua_State *L) {
+  luaL_traceback(L, L, lua_isstring(L, 1) ? lua_tostring(L, 1) : "error that is not a text", 1);
+  return 1;
+}
+
+static int emit(lua_State *L) {
+  struct sync *sync = sync_of(lua_touserdata(L, lua_upvalueindex(1)));
+  size_t length;
+  const char *bytes = luaL_checklstring(L, 1, &length);
+  if (sync->options.emit) sync->options.emit(sync->options.context, bytes, length);
+  return 0;
+}
+
+static void push_flags(lua_State *L, struct span flags) {
+  lua_newtable(L);
+  struct pack_reader reader;
+  struct pack_item head, key, value;
+  pack_reader_init(&reader, flags);
+  if (flags.length == 0 || !pack_next(&reader, &head) || head.type != PACK_MAP) return;
+  for (uint32_t i = 0; i < head.count; i++) {
+    if (!pack_next(&reader, &key) || !pack_next(&reader, &value)) return;
+    if (key.type != PACK_STRING || value.type != PACK_STRING) continue;
+    lua_pushlstring(L, key.bytes.data, key.bytes.length);
+    lua_pushlstring(L, value.bytes.data ? value.bytes.data : "", value.bytes.length);
+    lua_rawset(L, -3);
+  }
+}
+
+/* Pushes require("kube.sync").new { ... }. Runs under a protected call. */
+static int make_object(lua_State *L) {
+  struct sync *sync = sync_of(lua_touserdata(L, 1));
+  bool is_check = lua_toboolean(L, 2);
+  const struct sync_options *options = &sync->options;
+  lua_getglobal(L, "package");
+  lua_getfield(L, -1, "path");
+  lua_pushfstring(L, "%s/?.lua;%s", options->home, lua_tostring(L, -1));
+  lua_setfield(L, -3, "path");
+  lua_settop(L, 2);
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "kube.sync");
+  lua_call(L, 1, 1);
+  lua_getfield(L, -1, "new");
+  lua_newtable(L);
+  lua_pushstring(L, options->home);
+  lua_setfield(L, -2, "home");
+  lua_newtable(L);
+  for (unsigned i = 0; i < options->policies_count; i++) {
+    lua_pushstring(L, options->policies[i]);
+    lua_rawseti(L, -2, (int)i + 1);
+  }
+  lua_setfield(L, -2, "policies");
+  push_flags(L, options->flags);
+  lua_setfield(L, -2, "flags");
+  lua_pushnumber(L, (lua_Number)options->guest_memory);
+  lua_setfield(L, -2, "memory");
+  lua_pushboolean(L, is_check);
+  lua_setfield(L, -2, "is_check");
+  lua_pushlightuserdata(L, sync);
+  lua_pushcclosure(L, emit, 1);
+  lua_setfield(L, -2, "emit");
+  lua_call(L, 1, 1);
+  return 1;
+}
+
+static int open_lua(struct sync *sync, bool is_check, char *error, size_t error_size) {
+  lua_State *L = luaL_newstate();
+  must(L);
+  sync->L = L;
+  luaL_openlibs(L);
+  luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
+  native_open(L, sync->options.log);
+  if (sync->options.open_state && sync->options.open_state(sync->options.context, L, error, error_size)) return -1;
+  lua_pushcfunction(L, traceback);
+  lua_pushcfunction(L, make_object);
+  lua_pushlightuserdata(L, sync);
+  lua_pushboolean(L, is_check);
+  if (lua_pcall(L, 2, 1, -4)) {
+    snprintf(error, error_size, "%s", lua_tostring(L, -1));
+    return -1;
+  }
+  sync->object = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_settop(L, 0);
+  return 0;
+}
+
+static struct sync *make(const struct sync_options *options, bool is_check, char *error, size_t error_size) {
+  struct sync *sync = calloc(1, sizeof *sync);
+  must(sync);
+  *sync = (struct sync){.magic = SYNC_MAGIC, .options = *options, .object = LUA_NOREF, .stop_fd = -1};
+  if (open_lua(sync, is_check, error, error_size)) {
+    sync_free(sync);
+    return NULL;
+  }
+  return sync;
+}
+
+static int add_watch(struct sync *sync, const char *path, char *error, size_t error_size) {
+  int result = watch_add(sync->watch, path);
+  if (result < 0) snprintf(error, error_size, "%s: %s", path, strerror(-result));
+  return result;
+}
+
+struct sync *sync_new(const struct sync_options *options, char *error, size_t error_size) {
+  struct sync *sync = make(options, false, error, error_size);
+  if (!sync) return NULL;
+  char builtin[4096];
+  snprintf(builtin, sizeof builtin, "%s/policies", options->home);
+  sync->stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  must(sync->stop_fd >= 0);
+  sync->watch = watch_new(error, error_size);
+  if (!sync->watch) goto fail;
+  if (add_watch(sync, options->manifests, error, error_size) || add_watch(sync, builtin, error, error_size)) goto fail;
+  for (unsigned i = 0; i < options->policies_count; i++)
+    if (add_watch(sync, options->policies[i], error, error_size)) goto fail;
+  return sync;
+fail:
+  sync_free(sync);
+  return NULL;
+}
+
+void sync_free(struct sync *sync) {
+  if (!sync) return;
+  must(sync->magic == SYNC_MAGIC);
+  if (sync->L) lua_close(sync->L);
+  watch_free(sync->watch);
+  if (sync->stop_fd >= 0) close(sync->stop_fd);
+  sync->magic = 0;
+  free(sync);
+}
+
+void sync_stop(struct sync *sync) {
+  atomic_store(&sync->is_stopping, true);
+  (void)!write(sync->stop_fd, &(uint64_t){1}, sizeof(uint64_t));
+}
+
+bool sync_is_ready(const struct sync *sync) { return atomic_load(&sync->is_ready); }
+bool sync_has_broken_policies(const struct sync *sync) { return atomic_load(&sync->has_broken_policies); }
+
+/* Puts traceback, the method and the object on the stack; arguments may follow. */
+static int begin(struct sync *sync, const char *method) {
+  lua_State *L = sync->L;
+  lua_settop(L, 0);
+  lua_pushcfunction(L, traceback);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, sync->object);
+  lua_getfield(L, -1, method);
+  lua_insert(L, -2);
+  return 1;
+}
+
+/* Calls what `begin` prepared; an error is a bug of ours, logged; the state of the last message stays in force. */
+static bool call(struct sync *sync, int arguments, int results) {
+  if (lua_pcall(sync->L, arguments + 1, results, 1) == 0) return true;
+  log_write(sync->options.log, LOG_ERROR, "sync failed", "detail=%s", lua_tostring(sync->L, -1));
+  lua_settop(sync->L, 0);
+  return false;
+}
+
+static void note_policies(struct sync *sync) {
+  lua_State *L = sync->L;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, sync->object);
+  lua_getfield(L, -1, "policies");
+  lua_getfield(L, -1, "is_broken");
+  atomic_store(&sync->has_broken_policies, lua_toboolean(L, -1));
+  lua_pop(L, 3);
+}
+
+static uint64_t now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* After a first change: 2 ms for what comes with it, 5 ms while more arrives, 20 ms at most. */
+static void gather(struct sync *sync) {
+  struct pollfd fd = {.fd = watch_fd(sync->watch), .events = POLLIN};
+  uint64_t end = now_ms() + GATHER_MAX_MS;
+  int wait = GATHER_MS;
+  watch_read(sync->watch);
+  while (now_ms() < end && poll(&fd, 1, wait) > 0) {
+    watch_read(sync->watch);
+    wait = GATHER_MORE_MS;
+  }
+}
+
+static void take_changes(struct sync *sync) {
+  lua_State *L = sync->L;
+  begin(sync, "change");
+  lua_newtable(L);
+  char *path;
+  for (int i = 1; (path = watch_take(sync->watch)); i++) {
+    lua_pushstring(L, path);
+    lua_rawseti(L, -2, i);
+    free(path);
+  }
+  call(sync, 1, 0);
+  note_policies(sync);
+}
+
+static bool work(struct sync *sync) {
+  begin(sync, "work");
+  lua_pushnumber(sync->L, 0.004);
+  if (!call(sync, 1, 1)) return false;
+  bool is_more = lua_toboolean(sync->L, -1);
+  if (!is_more) note_policies(sync);
+  return is_more;
+}
+
+/* start(paths). 0, or not with a message. */
+static int start(struct sync *sync, const char *const *paths, unsigned count, char *error, size_t error_size) {
+  lua_State *L = sync->L;
+  begin(sync, "start");
+  lua_newtable(L);
+  for (unsigned i = 0; i < count; i++) {
+    lua_pushstring(L, paths[i]);
+    lua_rawseti(L, -2, (int)i + 1);
+  }
+  if (lua_pcall(L, 2, 2, 1)) snprintf(error, error_size, "%s", lua_tostring(L, -1));
+  else if (lua_isnil(L, -2)) snprintf(error, error_size, "%s", lua_tostring(L, -1));
+  else return 0;
+  return -1;
+}
+
+void sync_run(struct sync *sync) {
+  must(sync->magic == SYNC_MAGIC);
+  char error[1024];
+  if (start(sync, &sync->options.manifests, 1, error, sizeof error)) {
+    log_write(sync->options.log, LOG_ERROR, "sync cannot start", "detail=%s", error);
+  }
+  note_policies(sync);
+  atomic_store(&sync->is_ready, true);
+  bool is_more = true; /* what came while the first sync ran */
+  while (!atomic_load(&sync->is_stopping)) {
+    struct pollfd fds[2] = {{.fd = sync->stop_fd, .events = POLLIN}, {.fd = watch_fd(sync->watch), .events = POLLIN}};
+    int count = poll(fds, 2, is_more ? 0 : -1);
+    if (count < 0 && errno != EINTR) must(!"poll");
+    if (fds[0].revents) break;
+    if (fds[1].revents) {
+      gather(sync);
+      take_changes(sync);
+      is_more = true;
+    } else if (is_more) {
+      is_more = work(sync);
+    }
+  }
+}
+
+int sync_check(const struct sync_options *options, const char *const *paths, unsigned count, void (*line)(void *context, const char *level, struct span text), void *context,
+               char *error, size_t error_size) {
+  struct sync *sync = make(options, true, error, error_size);
+  if (!sync) return -1;
+  int problems = -1;
+  lua_State *L = sync->L;
+  if (start(sync, paths, count, error, error_size)) goto done;
+  begin(sync, "check");
+  if (lua_pcall(L, 1, 2, 1)) {
+    snprintf(error, error_size, "%s", lua_tostring(L, -1));
+    goto done;
+  }
+  problems = 0;
+  int lines = 2;
+  for (size_t i = 1; i <= lua_objlen(L, lines); i++) {
+    lua_rawgeti(L, lines, (int)i);
+    lua_getfield(L, -1, "level");
+    lua_getfield(L, -2, "text");
+    size_t length;
+    const char *level = lua_tostring(L, -2), *text = lua_tolstring(L, -1, &length);
+    if (strcmp(level, "deny") == 0 || strcmp(level, "error") == 0) problems++;
+    if (line) line(context, level, span_make(text, length));
+    lua_pop(L, 3);
+  }
+done:
+  sync_free(sync);
+  return problems;
+}

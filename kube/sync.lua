@@ -1,0 +1,709 @@
+--- The sync side: takes in changed paths, keeps the model true, and makes the messages of docs/seam.md. One change costs what it touches.
+local native = require "moongate.kube"
+local core = require "moongate.core"
+local annotations = require "kube.annotations"
+local attaching = require "kube.attaching"
+local certificates = require "kube.certificates"
+local classes = require "kube.classes"
+local findings = require "kube.findings"
+local model = require "kube.model"
+local policies = require "kube.policies"
+local settings = require "kube.settings"
+local store = require "kube.store"
+local world = require "kube.world"
+
+local sync = {}
+sync.__index = sync
+
+local add = world.add
+local MAX_AT_ONCE = 256 -- hosts built in one turn after the first sync; more are sliced
+
+---@class SyncOptions
+---@field home string
+---@field policies string[] mounted directories
+---@field flags table<string, string>
+---@field emit fun(message: string)
+---@field owners table|nil moongate.owners
+---@field memory integer|nil of a guest state
+---@field is_check boolean|nil
+
+---@param options SyncOptions
+function sync.new(options)
+  local self = setmetatable({ options = options, flags = options.flags, emit = options.emit, is_check = options.is_check }, sync)
+  self.documents = native.documents()
+  self.findings = findings.new {
+    position = function(id) return self.documents:position(id) end,
+    log = options.is_check and function() end or native.log,
+  }
+  self.store = store.new { documents = self.documents, findings = self.findings, flags = self.flags }
+  self.policies = policies.new {
+    owners = options.owners or require "moongate.owners", findings = self.findings, home = options.home, directories = options.policies, flags = self.flags,
+    memory = options.memory, fetch = function(kind, namespace, ref) return self:fetch(kind, namespace, ref) end,
+  }
+  self.certificates = certificates.new { core = core, get = function(id) return self.store:get("Secret", id) end }
+  self.world = world.new()
+  self.prefixes = annotations.prefixes(self.flags)
+  self.shorts = setmetatable({}, { __mode = "k" })
+  self.hosts = {}          -- host -> what was built: { packed, upstreams, users, names, certificate }
+  self.sent = {}           -- "kind key" -> encoded body that the other side has
+  self.rejected = {}       -- Ingress id -> { object, text }
+  self.good = {}           -- Ingress id -> the last object that every policy accepted
+  self.certificate_users = {} -- Secret id -> { [holder] = true }
+  self.dirty = { hosts = {}, upstreams = {}, certificates = {}, names = {} }
+  self.queue = {}          -- hosts to be built in slices
+  self.raw_settings, self.fields, self.own = {}, {}, {}
+  self.setting_findings = {}
+  self.message = {}
+  local own_ports = {}
+  for port in (self.flags["own-ports"] or ""):gmatch("%d+") do own_ports[tonumber(port)] = true end
+  self.view = {
+    flags = self.flags, own_ports = own_ports, address = native.address, array = native.array,
+    service = function(id) return self.store:get("Service", id) end,
+    endpoints = function(id) return self.store:get("Endpoints", id) end,
+    slices = function(id)
+      local list = {}
+      for _, slice in pairs(self.world.slices[id] or {}) do list[#list + 1] = slice end
+      table.sort(list, function(a, b) return a.id < b.id end)
+      return list
+    end,
+  }
+  return self
+end
+
+-- ---- what policies and hosts ask for ----
+
+--- The data of a Secret or ConfigMap, for route:secret and route:config_map; the host that is being built is built again when it changes.
+function sync:fetch(kind, namespace, ref)
+  local id = ref:find("/", 1, true) and ref or namespace .. "/" .. ref
+  if self.users then self.users[kind .. " " .. id] = true end
+  local object = self.store:get(kind == "secret" and "Secret" or "ConfigMap", id)
+  if not object then return nil, ("%s %s does not exist"):format(kind == "secret" and "Secret" or "ConfigMap", id) end
+  return object.data
+end
+
+function sync:short(ingress)
+  local short = self.shorts[ingress]
+  if not short then
+    local problems
+    short, problems = annotations.short(ingress.annotations, self.prefixes)
+    self.shorts[ingress] = short
+    self:report("annotations " .. ingress.id, problems, ingress.key)
+  end
+  return short
+end
+
+--- Sets findings, with the place of the object that each is about.
+function sync:report(source, list, key)
+  for _, finding in ipairs(list or {}) do
+    finding.key = finding.key or key
+    if finding.key and not finding.document then finding.document, finding.line = self.store:where(finding.key) end
+  end
+  self.findings:set(source, list)
+end
+
+-- ---- messages ----
+
+local function change(op, kind, key, body)
+  return native.encode { op = op, kind = kind, key = key, body = body }
+end
+
+function sync:send(kind, key, packed)
+  local name = kind .. " " .. key
+  if self.sent[name] == packed then return end
+  self.sent[name] = packed
+  self.message[#self.message + 1] = packed and change("upsert", kind, key, native.raw(packed)) or change("delete", kind, key)
+end
+
+-- ---- Ingresses ----
+
+local function is_canary(short)
+  local value = short.canary
+  return value == "true" or value == "True" or value == "TRUE" or value == "1" or value == "t" or value == "T"
+end
+
+--- The version of an Ingress that counts: nil if it is not ours.
+function sync:accepted(ingress)
+  if not ingress then return nil end
+  local source = "ingress " .. ingress.id
+  local is_ours, reason = classes.accepts(ingress, self.flags, function(name) return self.store:get("IngressClass", "/" .. name) end)
+  if is_ours then is_ours, reason = classes.is_watched(ingress, self.flags) end
+  if not is_ours then
+    self:report(source, { { level = "info", text = "is ignored: " .. reason } }, ingress.key)
+    return nil
+  end
+  if is_canary(self:short(ingress)) then
+    self:report(source, { { level = "warn", annotation = "canary", text = "canary: is not supported yet: the Ingress is ignored" } }, ingress.key)
+    return nil
+  end
+  self:report(source, nil)
+  local rejected = self.rejected[ingress.id]
+  if rejected and rejected.object == ingress then return self.good[ingress.id] end
+  return ingress
+end
+
+--- Lists an Ingress under its hosts, in place of its version before.
+function sync:place_ingress(id, ingress)
+  local before = self.placed and self.placed[id]
+  self.placed = self.placed or {}
+  if before == ingress then return end
+  self.placed[id] = ingress
+  local old, new = before and model.hosts_of(before) or {}, ingress and model.hosts_of(ingress) or {}
+  for host in pairs(old) do
+    if not new[host] then world.remove(self.world.ingresses, host, id) end
+    self.dirty.hosts[host] = true
+  end
+  for host in pairs(new) do
+    add(self.world.ingresses, host, id, ingress)
+    self.dirty.hosts[host] = true
+  end
+end
+
+function sync:check_ingress(id)
+  local ingress = self.store:get("Ingress", id)
+  if not ingress then
+    self.good[id], self.rejected[id] = nil, nil
+    self:report("ingress " .. id, nil)
+    self:report("annotations " .. id, nil)
+    self:report("rejected " .. id, nil)
+  end
+  self:place_ingress(id, self:accepted(ingress))
+end
+
+--- A policy refuses an Ingress: its last accepted version takes its place.
+function sync:reject(ingress, text)
+  local current = self.store:get("Ingress", ingress.id)
+  if current ~= ingress then return end
+  self.rejected[ingress.id] = { object = ingress, text = text }
+  local stays = self.good[ingress.id] and " (the version before stays)" or ""
+  self:report("rejected " .. ingress.id, { { level = "error", text = text .. ": the Ingress is refused" .. stays } }, ingress.key)
+  self:check_ingress(ingress.id)
+end
+
+-- ---- taking in object changes ----
+
+local apply = {}
+
+function apply.Ingress(self, item)
+  if self.rejected[item.id] then
+    self.rejected[item.id] = nil
+    self:report("rejected " .. item.id, nil)
+  end
+  self:check_ingress(item.id)
+end
+
+function apply.IngressClass(self)
+  for id in pairs(self.store:all("Ingress")) do self:check_ingress(id) end
+end
+
+function sync:touch_service(id)
+  for name in pairs(self.world.by_service[id] or {}) do self.dirty.upstreams[name] = true end
+  if id == self.flags["default-backend-service"] then self.dirty.settings = true end
+end
+
+function apply.Service(self, item) self:touch_service(item.id) end
+function apply.Endpoints(self, item) self:touch_service(item.id) end
+
+function apply.EndpointSlice(self, item)
+  for _, slice in pairs { item.old or false, item.new or false } do
+    if slice and slice.service then
+      local service = slice.namespace .. "/" .. slice.service
+      if slice == item.new then add(self.world.slices, service, slice.id, slice) else world.remove(self.world.slices, service, slice.id) end
+      self:touch_service(service)
+    end
+  end
+end
+
+function sync:touch_users(key)
+  for host in pairs(self.world.users[key] or {}) do self.dirty.hosts[host] = true end
+end
+
+function apply.Secret(self, item)
+  self.dirty.certificates[item.id] = true
+  self:touch_users("secret " .. item.id)
+  if item.id == self.flags["default-ssl-certificate"] then self.dirty.settings = true end
+end
+
+function apply.ConfigMap(self, item)
+  self:touch_users("config_map " .. item.id)
+  if item.id == self.flags.configmap or (self.setting_maps and self.setting_maps[item.id]) then self.dirty.settings = true end
+end
+
+-- ---- settings ----
+
+function sync:header_edits(key, kind, edits, list)
+  local ref = self.own[key]
+  if not ref or ref == "" then return end
+  local namespace = (self.flags.configmap or ""):match("^([^/]+)/") or "default"
+  local id = ref:find("/", 1, true) and ref or namespace .. "/" .. ref
+  self.setting_maps[id] = true
+  local map = self.store:get("ConfigMap", id)
+  if not map then
+    list[#list + 1] = { level = "warn", setting = key, text = ("%s: ConfigMap %s does not exist"):format(key, id) }
+    return
+  end
+  local names = {}
+  for name in pairs(map.data) do names[#names + 1] = name end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local template, problem = core.value("template", map.data[name])
+    if not name:find("^[A-Za-z0-9_-]+$") then
+      list[#list + 1] = { level = "warn", setting = key, key = map.key, text = ("%q is not a header's name: left out"):format(name) }
+    elseif not template then
+      list[#list + 1] = { level = "warn", setting = key, key = map.key, text = ("%s: %s: left out"):format(name, tostring(problem)) }
+    else
+      edits[#edits + 1] = { kind = kind, name = name, value = map.data[name], when = "always" }
+    end
+  end
+end
+
+function sync:default_backend(fields, list)
+  local id = self.flags["default-backend-service"]
+  local used = {}
+  if id and id ~= "" then
+    local service = self.store:get("Service", id)
+    local port = service and service.ports[1] and service.ports[1].port
+    if port then
+      local name = model.upstream_name(service.namespace, service.name, port)
+      used[name] = { name = name, namespace = service.namespace, service = service.name, port = port }
+      fields.default_upstream = name
+    else
+      list[#list + 1] = { level = "warn", text = ("--default-backend-service: Service %s %s"):format(id, service and "has no port" or "does not exist") }
+    end
+  end
+  self.world:set_upstreams("settings", self.default_used, used, function(name) self.dirty.upstreams[name] = true end)
+  self.default_used = used
+end
+
+function sync:default_certificate(fields, list)
+  local id = self.flags["default-ssl-certificate"]
+  if not id or id == "" then return end
+  local secret, problem = self.certificates:usable(id)
+  if problem then list[#list + 1] = { level = "warn", text = ("--default-ssl-certificate: Secret %s %s"):format(id, problem) } end
+  if secret then fields.default_certificate = id end
+  add(self.certificate_users, id, "settings")
+  self.dirty.certificates[id] = true
+end
+
+local function same(a, b)
+  for key, value in pairs(a) do
+    if b[key] ~= value then return false end
+  end
+  for key in pairs(b) do
+    if a[key] == nil then return false end
+  end
+  return true
+end
+
+function sync:build_settings()
+  self.dirty.settings = nil
+  self.setting_maps = {}
+  local id = self.flags.configmap
+  local map = id and id ~= "" and self.store:get("ConfigMap", id)
+  local raw = map and map.data or {}
+  local fields, own, list = settings.read(raw, self.policies.set.declared_settings, core.value)
+  local before = self.own
+  self.own = own
+  if id and id ~= "" and not map then list[#list + 1] = { level = "warn", text = ("--configmap: ConfigMap %s does not exist"):format(id) } end
+  for _, finding in ipairs(list) do finding.key = map and map.key end
+  local edits = native.array {}
+  self:header_edits("proxy-set-headers", "set_request", edits, list)
+  self:header_edits("add-headers", "set_response", edits, list)
+  self:default_backend(fields, list)
+  self:default_certificate(fields, list)
+  fields.edits = edits
+  self:report("settings", list)
+  self.store.is_lenient_about_paths = own["strict-validate-path-type"] == false
+  self:send("settings", "settings", native.encode(fields))
+  if self.is_ready and (not same(raw, self.raw_settings) or before["service-upstream"] ~= own["service-upstream"]) then
+    for host in pairs(self.hosts) do self:enqueue(host) end
+  end
+  self.raw_settings = raw
+end
+
+--- A setting that asks for a guard which does not exist yet.
+function sync:missing_guard(set)
+  for _, key in ipairs(annotations.guarding_settings) do
+    local value = self.raw_settings[key]
+    if value and value:find("%S") and not set.declared_settings[key] then return ("the setting %s: no policy for it yet"):format(key) end
+  end
+end
+
+-- ---- hosts ----
+
+function sync:ingresses_of(host)
+  local list = {}
+  for _, ingress in pairs(self.world.ingresses[host] or {}) do list[#list + 1] = ingress end
+  table.sort(list, model.is_older)
+  return list
+end
+
+--- Builds a host under a policy set; nil if nothing makes it up.
+function sync:build(host, set)
+  local ingresses = self:ingresses_of(host)
+  if #ingresses == 0 then return nil end
+  local has_tls, certificate, problem, looked = model.certificate(host, ingresses, function(id, name) return self.certificates:covers(id, name) end)
+  self.users = {}
+  local denied = self:missing_guard(set)
+  local made = attaching.host {
+    name = host, ingresses = ingresses, short = function(ingress) return self:short(ingress) end, has_tls = has_tls, certificate = certificate,
+    settings = self.raw_settings, set = set, denied = denied, service_upstream = self.own["service-upstream"],
+  }
+  for _, id in ipairs(looked) do self.users["secret " .. id] = true end
+  made.users, self.users = self.users, nil
+  made.certificate = certificate
+  if problem then table.insert(made.findings, 1, { level = "warn", key = problem.key, text = problem.text }) end
+  if denied then table.insert(made.findings, 1, { level = "deny", key = ingresses[1].key, text = denied .. ": its routes answer 503" }) end
+  made.ingresses = ingresses
+  made.packed = native.encode(made.body)
+  made.body = nil
+  return made
+end
+
+--- Takes over what was built: dependencies, findings, and the message.
+function sync:commit(host, made)
+  local before = self.hosts[host] or {}
+  local after = made or {}
+  self.hosts[host] = made and {
+    upstreams = made.upstreams, users = made.users, certificate = made.certificate, names = {},
+  } or nil
+  self.world:set_upstreams("host " .. host, before.upstreams, after.upstreams or {}, function(name) self.dirty.upstreams[name] = true end)
+  world.relist(self.world.users, before.users, after.users or {}, host)
+  local names = {}
+  for _, name in ipairs(after.aliases or {}) do names[name] = "alias" end
+  for _, name in ipairs(after.redirect_hosts or {}) do names[name] = names[name] or "redirect" end
+  names[host] = nil
+  world.relist(self.world.names, before.names, names, host, function(name) self.dirty.names[name] = true end)
+  if made then self.hosts[host].names = names end
+  if before.certificate ~= after.certificate then
+    if before.certificate then world.remove(self.certificate_users, before.certificate, host) end
+    if after.certificate then add(self.certificate_users, after.certificate, host) end
+    self.dirty.certificates[before.certificate or after.certificate] = true
+    if after.certificate then self.dirty.certificates[after.certificate] = true end
+  end
+  if (before.packed == nil) ~= (made == nil) or self.world.names[host] then self.dirty.names[host] = true end
+  self:report("host " .. host, after.findings)
+  self:note_settings(after.setting_findings)
+  self:send("host", host, after.packed)
+  if made then
+    self.hosts[host].packed = true
+  elseif self.world.names[host] then
+    self.dirty.names[host] = true
+  end
+end
+
+--- What policies say about settings is the same for every host: once is enough.
+function sync:note_settings(list)
+  for _, finding in ipairs(list or {}) do
+    if not self.setting_findings[finding.text] then
+      self.setting_findings[finding.text] = finding
+      self.dirty.setting_findings = true
+    end
+  end
+end
+
+--- Builds and commits under the live set. Rejections make other hosts dirty.
+function sync:rebuild(host)
+  local made = self:build(host, self.policies.set)
+  local is_refused = false
+  for ingress, text in pairs(made and made.rejected or {}) do
+    if self.world.ingresses[host] and self.world.ingresses[host][ingress.id] == ingress and self.good[ingress.id] ~= ingress then
+      is_refused = true
+      self:reject(ingress, text)
+    end
+  end
+  if is_refused then return end -- it is dirty again, without the refused ones
+  for _, ingress in ipairs(made and made.ingresses or {}) do
+    if not self.rejected[ingress.id] then self.good[ingress.id] = ingress end
+  end
+  self:commit(host, made)
+  if self.pass then
+    self.pass.built[host] = nil
+    self.pass.todo[host] = made and (self.pass.all or self.pass.affects(made)) or nil
+  end
+end
+
+function sync:enqueue(host)
+  if not self.queued then self.queued = {} end
+  if self.queued[host] then return end
+  self.queued[host] = true
+  self.queue[#self.queue + 1] = host
+end
+
+-- ---- the rest of a message ----
+
+function sync:build_upstream(name)
+  local definition = self.world:definition(name)
+  if not definition then
+    self.findings:set("upstream " .. name, nil)
+    self:send("upstream", name, nil)
+    return
+  end
+  local body, list = model.upstream(self.view, definition)
+  self:report("upstream " .. name, list)
+  self:send("upstream", name, native.encode(body))
+end
+
+function sync:build_certificate(id)
+  local secret, problem
+  if self.certificate_users[id] then secret, problem = self.certificates:usable(id) end
+  self:report("certificate " .. id, secret and problem and { { level = "warn", key = "Secret " .. id, text = problem .. " (the certificate before stays)" } })
+  self:send("certificate", id, secret and native.encode { certificate = secret.data["tls.crt"], key = secret.data["tls.key"] })
+end
+
+--- A name that hosts claim as alias or redirect: a host of its own beats it, then the first owner by name.
+function sync:build_name(name)
+  if self.hosts[name] then return end -- the host itself was sent
+  local owner, kind
+  for host, how in pairs(self.world.names[name] or {}) do
+    if not owner or host < owner then owner, kind = host, how end
+  end
+  self:send("host", name, owner and native.encode { owner = owner, redirect = kind == "redirect" })
+end
+
+local function take(set)
+  local list = {}
+  for key in pairs(set) do
+    list[#list + 1] = key
+    set[key] = nil
+  end
+  table.sort(list)
+  return list
+end
+
+function sync:finish_message()
+  for _, name in ipairs(take(self.dirty.names)) do self:build_name(name) end
+  for _, name in ipairs(take(self.dirty.upstreams)) do self:build_upstream(name) end
+  for _, id in ipairs(take(self.dirty.certificates)) do self:build_certificate(id) end
+  if self.dirty.setting_findings then
+    self.dirty.setting_findings = nil
+    local list = {}
+    for _, finding in pairs(self.setting_findings) do list[#list + 1] = finding end
+    table.sort(list, function(a, b) return a.text < b.text end)
+    self:report("policy settings", list, self.flags.configmap and self.flags.configmap ~= "" and "ConfigMap " .. self.flags.configmap or nil)
+  end
+  if #self.message == 0 and self.is_ready then return end
+  local message = self.message
+  self.message = {}
+  if not self.is_check then self.emit(native.join(message)) end
+end
+
+-- ---- turns ----
+
+--- Takes in what the documents said and sends what follows from it.
+function sync:flush()
+  for _, item in ipairs(self.store:take()) do
+    local handler = apply[item.kind]
+    if handler then handler(self, item) end
+  end
+  if self.dirty.settings or not self.is_ready then
+    self.setting_findings, self.dirty.setting_findings = {}, true
+    self:build_settings()
+  end
+  if not self.is_ready then self:send("policies", "policies", self.policies.set.key) end
+  for _ = 1, 4 do -- a refusal makes hosts dirty again
+    local hosts = take(self.dirty.hosts)
+    if #hosts == 0 then break end
+    local at_once = self.is_ready and MAX_AT_ONCE or #hosts
+    for i, host in ipairs(hosts) do
+      if i <= at_once then self:rebuild(host) else self:enqueue(host) end
+    end
+  end
+  self:finish_message()
+  self.is_ready = true
+end
+
+-- ---- paths ----
+
+local function is_manifest(path)
+  return path:find("%.ya?ml$") ~= nil or path:find("%.json$") ~= nil
+end
+
+function sync:take_changes(changes)
+  for _, item in ipairs(changes) do
+    if not item.text then self.store:remove(item.id) end
+  end
+  for _, item in ipairs(changes) do
+    if item.text then self.store:put(item.id, item.text) end
+  end
+end
+
+function sync:take_file(path)
+  local changes, problem = self.documents:update(path)
+  if changes then
+    self.findings:set("file " .. path, nil)
+    self:take_changes(changes)
+  elseif native.list(path) then
+    self.findings:set("file " .. path, { { level = "error", file = path, text = "cannot be read: " .. problem } })
+  else
+    self.findings:set("file " .. path, nil)
+    self:take_changes(self.documents:forget(path))
+  end
+end
+
+--- Takes in one changed path of the manifests: a file, a directory, or what is gone.
+function sync:take_path(path, is_asked_for)
+  local list = native.list(path)
+  if list == "file" then
+    if is_asked_for or is_manifest(path) then self:take_file(path) end
+    return
+  end
+  local files = {}
+  for _, below in ipairs(type(list) == "table" and list or {}) do
+    if is_manifest(below) then files[below] = true end
+  end
+  local prefix = path:sub(-1) == "/" and path or path .. "/"
+  for _, known in ipairs(self.documents:paths()) do
+    if known == path or known:sub(1, #prefix) == prefix then files[known] = true end
+  end
+  for _, file in ipairs(take(files)) do self:take_file(file) end
+end
+
+--- The first turn.
+---@param paths string[] directories (and for `check`: files)
+---@return true|nil ok
+---@return string|nil message
+function sync:start(paths)
+  local set, problem = self.policies:start()
+  if not set then return nil, problem end
+  for _, path in ipairs(paths) do
+    local list, unreadable = native.list(path)
+    if not list then return nil, ("%s: %s"):format(path, unreadable) end
+    if list == "file" and not self.is_check then return nil, ("%s: is not a directory"):format(path) end
+    self:take_path((path:gsub("(.)/+$", "%1")), true)
+  end
+  self:flush()
+  return true
+end
+
+--- What the watch saw.
+---@param paths string[]
+function sync:change(paths)
+  local of_policies = {}
+  for _, path in ipairs(paths) do
+    if self.policies:owns(path) then of_policies[#of_policies + 1] = path else self:take_path(path) end
+  end
+  self:flush()
+  if #of_policies > 0 then self:change_policies(of_policies) end
+end
+
+-- ---- a new policy set ----
+
+--- Which hosts does a change of these policies touch?
+local function affects(self, old, new, changed)
+  local names, is_all = {}, next(changed) == nil
+  for _, set in ipairs { old, new } do
+    for _, policy in ipairs(set.order) do
+      if changed[policy.name] then
+        local description = policy.description
+        if description.applies == "always" then is_all = true end
+        for key in pairs(description.settings or {}) do
+          if self.raw_settings[key] then is_all = true end
+        end
+        for name, spec in pairs(description.annotations or {}) do
+          names[name] = true
+          if type(spec) == "table" then
+            if spec.setting and self.raw_settings[spec.setting] then is_all = true end
+            for _, alias in ipairs(type(spec.alias) == "table" and spec.alias or { spec.alias }) do names[alias] = true end
+          end
+        end
+      end
+    end
+    if next(set.denied) then is_all = true end
+  end
+  return is_all, function(made)
+    for _, ingress in ipairs(made and made.ingresses or {}) do
+      for name in pairs(self:short(ingress)) do
+        if names[name] then return true end
+      end
+    end
+    return false
+  end
+end
+
+function sync:change_policies(paths)
+  local set, changed = self.policies:change(paths)
+  if not set then return end
+  local is_all, is_touched = affects(self, self.policies.set, set, changed)
+  local todo = {}
+  for host in pairs(self.hosts) do
+    if is_all or is_touched { ingresses = self:ingresses_of(host) } then todo[host] = true end
+  end
+  self.pass = { set = set, todo = todo, built = {}, all = is_all, affects = is_touched }
+end
+
+function sync:end_pass()
+  local pass = self.pass
+  self.pass = nil
+  self.policies:publish(pass.set)
+  self:send("policies", "policies", pass.set.key)
+  for host, made in pairs(pass.built) do
+    if self.world.ingresses[host] then self:commit(host, made) end
+    if next(made.rejected) then self.dirty.hosts[host] = true end -- to be built again without the refused ones
+  end
+  if pass.all then
+    self.setting_findings = {}
+    for _, made in pairs(pass.built) do self:note_settings(made.setting_findings) end
+    self.dirty.setting_findings = true
+  end
+  self.dirty.settings = true -- policies may declare other settings
+  self:build_settings()
+  self:finish_message()
+end
+
+--- Work that is left, for at most `seconds`. True if there is more.
+---@param seconds number
+function sync:work(seconds)
+  local deadline = native.clock() + seconds
+  local head = self.queue_head or 1
+  while self.queue[head] and native.clock() < deadline do
+    local host = self.queue[head]
+    self.queue[head], self.queued[host] = nil, nil
+    head = head + 1
+    self:rebuild(host)
+  end
+  self.queue_head = head
+  if not self.queue[head] then self.queue, self.queue_head = {}, 1 end
+  if next(self.dirty.hosts) then self:flush() elseif #self.message > 0 then self:finish_message() end
+  local pass = self.pass
+  while pass and native.clock() < deadline do
+    local host = next(pass.todo)
+    if not host then
+      self:end_pass()
+      break
+    end
+    pass.todo[host] = nil
+    pass.built[host] = self:build(host, pass.set)
+  end
+  return self.pass ~= nil or self.queue[self.queue_head] ~= nil
+end
+
+-- ---- check ----
+
+--- Annotations that nothing reads.
+function sync:check_annotations()
+  local declared = self.policies.set.declared
+  for id, ingress in pairs(self.store:all("Ingress")) do
+    local list = {}
+    for name in pairs(self:short(ingress)) do
+      if not declared[name] and name ~= "canary" and name ~= "service-upstream" and not annotations.unguarded({ [name] = "" }, declared) then
+        list[#list + 1] = { level = "info", annotation = name, text = name .. ": no policy reads this annotation" }
+      end
+    end
+    self:report("unread " .. id, list, ingress.key)
+  end
+end
+
+--- All findings, for `moongate check`.
+---@return { level: string, text: string }[] lines
+---@return table<string, integer> counts
+function sync:check()
+  while self:work(1) do end
+  self:check_annotations()
+  local skipped = {}
+  for kind, count in pairs(self.store.skipped) do skipped[#skipped + 1] = ("%d %s"):format(count, kind) end
+  table.sort(skipped)
+  if #skipped > 0 then self.findings:set("skipped", { { level = "info", text = "objects of kinds that are not used: " .. table.concat(skipped, ", ") } }) end
+  return self.findings:all()
+end
+
+return sync
