@@ -34,7 +34,7 @@ struct worker_seat {
   struct tls_source *tls;
   struct script_worker *script;
   pthread_t thread;
-  char name[16];
+  char name[24];
   bool is_running;
 };
 
