@@ -1,11 +1,12 @@
-/* Balancers: which endpoint next. Deciding only: nothing is dialled here, and apart from a cursor, a random state and the claim of a trial nothing is written. On a
- * worker's thread, over an upstream of its current root.
+/* Balancers: which endpoint next. Deciding only: nothing is dialled here, and apart from a cursor, a random state and the claim of a trial nothing is written.
+ * On a worker's thread, over an upstream of its current root.
  *
- * What is acceptable goes down in steps: healthy and not yet tried by this exchange, healthy, not yet tried, any. An endpoint whose time out is over is taken for one
- * trial by the first balancer that comes across it.
+ * What is acceptable goes down in steps: healthy and not yet tried by this exchange, healthy, not yet tried, any. An endpoint whose time out is over is taken
+ * for one trial by the first balancer that comes across it.
  *
- * Consistent hashing is by highest score (each endpoint's score is a hash of key and endpoint, the highest wins): exactly 1/n of the keys move when one comes, nothing is
- * built that grows beyond 16 bytes an endpoint, and what to take when the first choice is out needs no second rule. It costs 1 to 2 ns an endpoint. */
+ * Consistent hashing is by highest score (each endpoint's score is a hash of key and endpoint, the highest wins): exactly 1/n of the keys move when one comes,
+ * nothing is built that grows beyond 16 bytes an endpoint, and what to take when the first choice is out needs no second rule. It costs 1 to 2 ns an endpoint.
+ */
 #include <stdlib.h>
 
 #include "base/check.h"
@@ -187,14 +188,20 @@ const struct endpoint *balance_choose(const struct balance_request *request) {
   for (int step = STEP_BEST; step < STEP_COUNT; step++) {
     const struct endpoint *endpoint = NULL;
     switch (request->kind) {
-    case BALANCER_ROUND_ROBIN: endpoint = round_robin(request, (enum step)step); break;
-    case BALANCER_LEAST_CONNECTIONS: endpoint = least_connections(request, (enum step)step); break;
-    case BALANCER_EWMA: endpoint = peak_ewma(request, (enum step)step); break;
-    case BALANCER_HASH: {
-      bool in_groups = request->hash_subset_size > 0 && request->hash_subset_size < upstream->ready;
-      endpoint = in_groups ? hashed_subset(request, (enum step)step) : hashed(request, (enum step)step);
-      break;
-    }
+      case BALANCER_ROUND_ROBIN:
+        endpoint = round_robin(request, (enum step)step);
+        break;
+      case BALANCER_LEAST_CONNECTIONS:
+        endpoint = least_connections(request, (enum step)step);
+        break;
+      case BALANCER_EWMA:
+        endpoint = peak_ewma(request, (enum step)step);
+        break;
+      case BALANCER_HASH: {
+        bool in_groups = request->hash_subset_size > 0 && request->hash_subset_size < upstream->ready;
+        endpoint = in_groups ? hashed_subset(request, (enum step)step) : hashed(request, (enum step)step);
+        break;
+      }
     }
     if (endpoint) return endpoint;
   }

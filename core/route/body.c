@@ -84,8 +84,7 @@ bool body_integer(struct span map, const char *key, int64_t low, int64_t high, i
   int64_t value;
   if (item.type == PACK_NIL) return true;
   if (!body_whole(&item, &value)) return body_fail(error, "%s: is not a whole number", key);
-  if (value < low || value > high)
-    return body_fail(error, "%s: %lld is not between %lld and %lld", key, (long long)value, (long long)low, (long long)high);
+  if (value < low || value > high) return body_fail(error, "%s: %lld is not between %lld and %lld", key, (long long)value, (long long)low, (long long)high);
   *out = value;
   return true;
 }

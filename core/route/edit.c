@@ -4,8 +4,8 @@
 #include "base/limits.h"
 
 static const char *const kinds[] = {
-  [EDIT_SET_REQUEST] = "set_request",   [EDIT_REMOVE_REQUEST] = "remove_request",   [EDIT_SET_RESPONSE] = "set_response",
-  [EDIT_ADD_RESPONSE] = "add_response", [EDIT_REMOVE_RESPONSE] = "remove_response",
+    [EDIT_SET_REQUEST] = "set_request",   [EDIT_REMOVE_REQUEST] = "remove_request",   [EDIT_SET_RESPONSE] = "set_response",
+    [EDIT_ADD_RESPONSE] = "add_response", [EDIT_REMOVE_RESPONSE] = "remove_response",
 };
 static const char *const whens[] = {[EDIT_ALWAYS] = "always", [EDIT_SUCCESS] = "success", [EDIT_HTTPS] = "https"};
 

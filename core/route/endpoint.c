@@ -1,4 +1,5 @@
-/* Endpoint records: health and load. All threads write them with relaxed atomics: a lost update costs one wrong guess, never memory. The publisher alone makes and frees them. */
+/* Endpoint records: health and load. All threads write them with relaxed atomics: a lost update costs one wrong guess, never memory. The publisher alone makes
+ * and frees them. */
 #include "route/endpoint.h"
 
 #include "base/check.h"

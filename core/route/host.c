@@ -1,5 +1,6 @@
-/* Host units: built of their packed body by the publisher. The unit owns a copy of the body (names, paths and configs point into it), its regexes and templates, and
- * references to its values. Nothing of it changes after host_new. What a body can make grow is bounded by the body's own size: every count has been skipped over once. */
+/* Host units: built of their packed body by the publisher. The unit owns a copy of the body (names, paths and configs point into it), its regexes and
+ * templates, and references to its values. Nothing of it changes after host_new. What a body can make grow is bounded by the body's own size: every count has
+ * been skipped over once. */
 #include "route/host.h"
 
 #include <stdio.h>
@@ -232,8 +233,7 @@ static bool read_route(struct making *making, struct span map, struct route *rou
   struct span hooks;
   if (!read_path(making, map, route) || !read_source(making, map, route) || !read_upstreams(making, map, route) ||
       !body_flag(map, "default_backend", &route->is_default_backend, making->error) || !body_text(map, "denied", &route->denied, making->error) ||
-      !read_settings(making, map, route) ||
-      !edit_read_list(&making->host->unit.arena, map, &route->edits, &route->edit_count, making->error) ||
+      !read_settings(making, map, route) || !edit_read_list(&making->host->unit.arena, map, &route->edits, &route->edit_count, making->error) ||
       !body_map(map, "facts", &route->facts, making->error) || !body_map(map, "hooks", &hooks, making->error))
     return false;
   if (hooks.length == 0) return true;
@@ -267,8 +267,7 @@ static bool read_host(struct making *making, struct span body) {
   return body_is_map(body, error) && body_text(body, "owner", &host->owner, error) && body_flag(body, "redirect", &host->is_redirect, error) &&
          body_flag(body, "tls", &host->has_tls, error) && body_flag(body, "regex", &host->regex_mode, error) &&
          body_text(body, "certificate", &host->certificate, error) && body_text(body, "denied", &host->denied, error) &&
-         read_hooks(making, body, "hooks", &host->hooks, &host->hook_count) && read_routes(making, body) &&
-         router_build(host, error.text, error.size) == 0;
+         read_hooks(making, body, "hooks", &host->hooks, &host->hook_count) && read_routes(making, body) && router_build(host, error.text, error.size) == 0;
 }
 
 struct host *host_new(struct span name, struct span body, const struct host_resolver *resolver, char *error, size_t error_size) {

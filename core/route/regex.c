@@ -1,5 +1,5 @@
-/* Regexes over PCRE2 (8 bit, bytes, no UTF: a path need not be valid UTF-8). A compiled regex is immutable and shared by all threads. A match takes no lock and, with the
- * JIT, no malloc: the match data lives on the caller's stack; only the interpreter, where it must stand in, may take heap, within its limit. */
+/* Regexes over PCRE2 (8 bit, bytes, no UTF: a path need not be valid UTF-8). A compiled regex is immutable and shared by all threads. A match takes no lock
+ * and, with the JIT, no malloc: the match data lives on the caller's stack; only the interpreter, where it must stand in, may take heap, within its limit. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "route/regex.h"
 
@@ -98,8 +98,7 @@ bool regex_match(const struct regex *regex, struct span subject, struct regex_ma
   PCRE2_SPTR bytes = (PCRE2_SPTR)(subject.data ? subject.data : "");
   int found = pcre2_match(regex->code, bytes, subject.length, 0, 0, data, regex->limits);
   /* The JIT's stack is fixed; the interpreter's is the heap limit, so it decides what the JIT could not. */
-  if (found == PCRE2_ERROR_JIT_STACKLIMIT && regex->has_jit)
-    found = pcre2_match(regex->code, bytes, subject.length, 0, PCRE2_NO_JIT, data, regex->limits);
+  if (found == PCRE2_ERROR_JIT_STACKLIMIT && regex->has_jit) found = pcre2_match(regex->code, bytes, subject.length, 0, PCRE2_NO_JIT, data, regex->limits);
   if (found < 0) {
     if (limited && is_limit(found)) *limited = true;
   } else if (match) {

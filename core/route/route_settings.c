@@ -10,7 +10,7 @@
 
 static const struct route_setting_info infos[] = {
 #define X(name, type, fallback, unit) {#name, ROUTE_SETTING_##type, unit},
-  ROUTE_SETTINGS(X)
+    ROUTE_SETTINGS(X)
 #undef X
 };
 static const size_t offsets[] = {
@@ -22,7 +22,7 @@ static const size_t offsets[] = {
 #define ROUTE_SETTING_OFFSET_TEXT(name) offsetof(struct route_settings, name),
 #define ROUTE_SETTING_OFFSET_BALANCER(name) offsetof(struct route_settings, name),
 #define ROUTE_SETTING_OFFSET_RETRY(name) offsetof(struct route_settings, name),
-  ROUTE_SETTINGS(X)
+    ROUTE_SETTINGS(X)
 #undef X
 };
 #define COUNT (sizeof infos / sizeof *infos)
@@ -32,11 +32,19 @@ struct word {
   unsigned value;
 };
 static const struct word balancers[] = {
-  {"round_robin", BALANCER_ROUND_ROBIN}, {"least_connections", BALANCER_LEAST_CONNECTIONS}, {"ewma", BALANCER_EWMA}, {"hash", BALANCER_HASH}, {NULL, 0}};
-static const struct word retries[] = {{"error", RETRY_ERROR},       {"timeout", RETRY_TIMEOUT},   {"invalid_header", RETRY_INVALID_HEADER},
-                                      {"http_500", RETRY_500},      {"http_502", RETRY_502},      {"http_503", RETRY_503},
-                                      {"http_504", RETRY_504},      {"http_403", RETRY_403},      {"http_404", RETRY_404},
-                                      {"http_429", RETRY_429},      {"non_idempotent", RETRY_NON_IDEMPOTENT}, {"off", RETRY_OFF},
+    {"round_robin", BALANCER_ROUND_ROBIN}, {"least_connections", BALANCER_LEAST_CONNECTIONS}, {"ewma", BALANCER_EWMA}, {"hash", BALANCER_HASH}, {NULL, 0}};
+static const struct word retries[] = {{"error", RETRY_ERROR},
+                                      {"timeout", RETRY_TIMEOUT},
+                                      {"invalid_header", RETRY_INVALID_HEADER},
+                                      {"http_500", RETRY_500},
+                                      {"http_502", RETRY_502},
+                                      {"http_503", RETRY_503},
+                                      {"http_504", RETRY_504},
+                                      {"http_403", RETRY_403},
+                                      {"http_404", RETRY_404},
+                                      {"http_429", RETRY_429},
+                                      {"non_idempotent", RETRY_NON_IDEMPOTENT},
+                                      {"off", RETRY_OFF},
                                       {NULL, 0}};
 /* Texts that are really words. */
 struct text_words {
@@ -44,9 +52,9 @@ struct text_words {
   const char *words[8];
 };
 static const struct text_words text_words[] = {
-  {"http_version", {"1.0", "1.1", NULL}},
-  {"protocol", {"http", "https", "grpc", "grpcs", "auto", "fastcgi", NULL}},
-  {"satisfy", {"all", "any", NULL}},
+    {"http_version", {"1.0", "1.1", NULL}},
+    {"protocol", {"http", "https", "grpc", "grpcs", "auto", "fastcgi", NULL}},
+    {"satisfy", {"all", "any", NULL}},
 };
 
 const struct route_setting_info *route_setting_find(struct span name) {
@@ -125,35 +133,37 @@ static bool read_text(struct span *out, const struct pack_item *item, const char
 static bool apply_one(void *field, const struct route_setting_info *info, const struct pack_item *item, struct pack_reader *reader, struct body_error error) {
   int64_t whole;
   switch (info->type) {
-  case ROUTE_SETTING_SECONDS: {
-    if (item->type != PACK_INTEGER && item->type != PACK_NUMBER) return body_fail(error, "%s: is not a number", info->name);
-    double seconds = item->type == PACK_INTEGER ? (double)item->integer : item->number;
-    if (!(seconds >= 0 && seconds <= SECONDS_MAX)) return body_fail(error, "%s: is not between 0 and %.0f seconds", info->name, SECONDS_MAX);
-    *(uint32_t *)field = (uint32_t)(seconds * 1000 + 0.5);
-    return true;
-  }
-  case ROUTE_SETTING_BYTES:
-    if (!body_whole(item, &whole)) return body_fail(error, "%s: is not a whole number", info->name);
-    if (whole < 0) return body_fail(error, "%s: %lld is less than 0", info->name, (long long)whole);
-    *(uint64_t *)field = (uint64_t)whole;
-    return true;
-  case ROUTE_SETTING_INTEGER:
-    if (!body_whole(item, &whole)) return body_fail(error, "%s: is not a whole number", info->name);
-    if (whole < 0 || whole > INT32_MAX) return body_fail(error, "%s: %lld is not between 0 and %d", info->name, (long long)whole, INT32_MAX);
-    *(int32_t *)field = (int32_t)whole;
-    return true;
-  case ROUTE_SETTING_FLAG:
-    if (item->type != PACK_BOOLEAN) return body_fail(error, "%s: is not a boolean", info->name);
-    *(bool *)field = item->boolean;
-    return true;
-  case ROUTE_SETTING_TEXT: return read_text(field, item, info->name, error);
-  case ROUTE_SETTING_BALANCER: {
-    const struct word *word = item->type == PACK_STRING ? find_word(balancers, item->bytes) : NULL;
-    if (!word) return body_fail(error, "%s: is not round_robin, least_connections, ewma or hash", info->name);
-    *(enum balancer_kind *)field = (enum balancer_kind)word->value;
-    return true;
-  }
-  case ROUTE_SETTING_RETRY: return read_retry(field, item, reader, info->name, error);
+    case ROUTE_SETTING_SECONDS: {
+      if (item->type != PACK_INTEGER && item->type != PACK_NUMBER) return body_fail(error, "%s: is not a number", info->name);
+      double seconds = item->type == PACK_INTEGER ? (double)item->integer : item->number;
+      if (!(seconds >= 0 && seconds <= SECONDS_MAX)) return body_fail(error, "%s: is not between 0 and %.0f seconds", info->name, SECONDS_MAX);
+      *(uint32_t *)field = (uint32_t)(seconds * 1000 + 0.5);
+      return true;
+    }
+    case ROUTE_SETTING_BYTES:
+      if (!body_whole(item, &whole)) return body_fail(error, "%s: is not a whole number", info->name);
+      if (whole < 0) return body_fail(error, "%s: %lld is less than 0", info->name, (long long)whole);
+      *(uint64_t *)field = (uint64_t)whole;
+      return true;
+    case ROUTE_SETTING_INTEGER:
+      if (!body_whole(item, &whole)) return body_fail(error, "%s: is not a whole number", info->name);
+      if (whole < 0 || whole > INT32_MAX) return body_fail(error, "%s: %lld is not between 0 and %d", info->name, (long long)whole, INT32_MAX);
+      *(int32_t *)field = (int32_t)whole;
+      return true;
+    case ROUTE_SETTING_FLAG:
+      if (item->type != PACK_BOOLEAN) return body_fail(error, "%s: is not a boolean", info->name);
+      *(bool *)field = item->boolean;
+      return true;
+    case ROUTE_SETTING_TEXT:
+      return read_text(field, item, info->name, error);
+    case ROUTE_SETTING_BALANCER: {
+      const struct word *word = item->type == PACK_STRING ? find_word(balancers, item->bytes) : NULL;
+      if (!word) return body_fail(error, "%s: is not round_robin, least_connections, ewma or hash", info->name);
+      *(enum balancer_kind *)field = (enum balancer_kind)word->value;
+      return true;
+    }
+    case ROUTE_SETTING_RETRY:
+      return read_retry(field, item, reader, info->name, error);
   }
   return body_fail(error, "%s: has no type", info->name);
 }

@@ -1,7 +1,7 @@
 /* Router: which host, which route. An index per host is built once, in the host's arena; matching reads it and writes nothing.
  *
- * Plain hosts: exact paths and prefixes, each longest first and side by side in memory. Up to ROUTER_LINEAR of them are walked; above that a table over the path's segments
- * is asked from the longest to the shortest. Hosts in regex mode: the reference's order, first match. */
+ * Plain hosts: exact paths and prefixes, each longest first and side by side in memory. Up to ROUTER_LINEAR of them are walked; above that a table over the
+ * path's segments is asked from the longest to the shortest. Hosts in regex mode: the reference's order, first match. */
 #include "route/router.h"
 
 #include <stdlib.h>
@@ -140,7 +140,7 @@ static void look_up(const struct router *router, struct span path, struct route_
   }
   for (size_t i = path.length; !entry && i > 0; i--) {
     if (path.data[i - 1] != '/') continue;
-    entry = table_find(router, span_make(path.data, i), false);                    /* "/p/" */
+    entry = table_find(router, span_make(path.data, i), false);                          /* "/p/" */
     if (!entry && i > 1) entry = table_find(router, span_make(path.data, i - 1), false); /* "/p" */
   }
   if (entry) match->route = entry->route;

@@ -1,4 +1,5 @@
-/* Snapshot roots. The builder is the publisher's: it holds the tables as they are now; a build copies them into one block of memory. A root owns that block and no unit. */
+/* Snapshot roots. The builder is the publisher's: it holds the tables as they are now; a build copies them into one block of memory. A root owns that block and
+ * no unit. */
 #include "route/snapshot.h"
 
 #include <stdlib.h>
@@ -298,19 +299,19 @@ struct snapshot *snapshot_build(struct snapshot_builder *builder) {
   must(snapshot);
   char *cursor = (char *)snapshot + head;
   *snapshot = (struct snapshot){
-    .magic = SNAPSHOT_MAGIC,
-    .generation = ++builder->generation,
-    .settings = builder->settings,
-    .policies = builder->policies,
-    .host_capacity = builder->host_capacity,
-    .host_count = builder->host_count,
-    .catch_all = builder->catch_all,
-    .has_wildcards = builder->wildcard_count > 0,
-    .upstream_count = builder->slot_count,
-    .certificate_capacity = builder->certificate_capacity,
-    .certificate_count = builder->certificate_count,
-    .hash_seed = builder->seed,
-    .default_upstream = builder->default_upstream,
+      .magic = SNAPSHOT_MAGIC,
+      .generation = ++builder->generation,
+      .settings = builder->settings,
+      .policies = builder->policies,
+      .host_capacity = builder->host_capacity,
+      .host_count = builder->host_count,
+      .catch_all = builder->catch_all,
+      .has_wildcards = builder->wildcard_count > 0,
+      .upstream_count = builder->slot_count,
+      .certificate_capacity = builder->certificate_capacity,
+      .certificate_count = builder->certificate_count,
+      .hash_seed = builder->seed,
+      .default_upstream = builder->default_upstream,
   };
   snapshot->hosts = (struct host_entry *)take(&cursor, builder->hosts, hosts);
   snapshot->certificates = (struct certificate_entry *)take(&cursor, builder->certificates, certificates);
@@ -345,14 +346,18 @@ static bool names_certificate(const struct snapshot *snapshot, const struct unit
 bool snapshot_names(const struct snapshot *snapshot, const struct unit *unit) {
   must(snapshot->magic == SNAPSHOT_MAGIC && unit->magic == UNIT_MAGIC);
   switch (unit->kind) {
-  case UNIT_SETTINGS: return snapshot->settings && &snapshot->settings->unit == unit;
-  case UNIT_POLICIES: return snapshot->policies == unit;
-  case UNIT_HOST: return names_host(snapshot, unit);
-  case UNIT_CERTIFICATE: return names_certificate(snapshot, unit);
-  case UNIT_UPSTREAM: {
-    unsigned slot = ((const struct upstream *)unit)->slot;
-    return slot < snapshot->upstream_count && snapshot->upstreams[slot].upstream && &snapshot->upstreams[slot].upstream->unit == unit;
-  }
+    case UNIT_SETTINGS:
+      return snapshot->settings && &snapshot->settings->unit == unit;
+    case UNIT_POLICIES:
+      return snapshot->policies == unit;
+    case UNIT_HOST:
+      return names_host(snapshot, unit);
+    case UNIT_CERTIFICATE:
+      return names_certificate(snapshot, unit);
+    case UNIT_UPSTREAM: {
+      unsigned slot = ((const struct upstream *)unit)->slot;
+      return slot < snapshot->upstream_count && snapshot->upstreams[slot].upstream && &snapshot->upstreams[slot].upstream->unit == unit;
+    }
   }
   return false;
 }

@@ -1,4 +1,5 @@
-/* Templates: compiled to a list of literals and variables. A template owns its parts and is immutable; expansion takes memory from the caller's arena only. Any thread. */
+/* Templates: compiled to a list of literals and variables. A template owns its parts and is immutable; expansion takes memory from the caller's arena only. Any
+ * thread. */
 #include "route/template.h"
 
 #include <stdio.h>
@@ -13,13 +14,17 @@ struct name {
 
 static const struct name names[] = {
 #define X(id, name, what) {name, VARIABLE_##id},
-  VARIABLES(X)
+    VARIABLES(X)
 #undef X
 };
 /* Looked at after the whole names, so that $http_host stays itself. */
 static const struct name prefixes[] = {
-  {"upstream_http_", VARIABLE_UPSTREAM_HTTP}, {"sent_http_", VARIABLE_SENT_HTTP}, {"http_", VARIABLE_HTTP},
-  {"arg_", VARIABLE_ARG},                     {"cookie_", VARIABLE_COOKIE},       {"var_", VARIABLE_VAR},
+    {"upstream_http_", VARIABLE_UPSTREAM_HTTP},
+    {"sent_http_", VARIABLE_SENT_HTTP},
+    {"http_", VARIABLE_HTTP},
+    {"arg_", VARIABLE_ARG},
+    {"cookie_", VARIABLE_COOKIE},
+    {"var_", VARIABLE_VAR},
 };
 
 static bool is_name_byte(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_'; }

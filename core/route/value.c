@@ -109,25 +109,29 @@ struct span value_map_get(const struct value_map *map, struct span key) {
 static bool make(struct value *value, char *error, size_t error_size) {
   struct span source = value->source;
   switch (value->kind) {
-  case PACK_REGEX: {
-    size_t nul = span_find(source, '\0');
-    struct span flags = span_make(source.data, nul);
-    if (nul == source.length || !(flags.length == 0 || span_equal(flags, SPAN("i")))) {
-      snprintf(error, error_size, "is not a packed regular expression");
-      return false;
+    case PACK_REGEX: {
+      size_t nul = span_find(source, '\0');
+      struct span flags = span_make(source.data, nul);
+      if (nul == source.length || !(flags.length == 0 || span_equal(flags, SPAN("i")))) {
+        snprintf(error, error_size, "is not a packed regular expression");
+        return false;
+      }
+      value->regex = regex_new(span_skip(source, nul + 1), flags.length == 1, error, error_size);
+      return value->regex != NULL;
     }
-    value->regex = regex_new(span_skip(source, nul + 1), flags.length == 1, error, error_size);
-    return value->regex != NULL;
-  }
-  case PACK_TEMPLATE: return (value->template = template_new(source, TEMPLATE_UNKNOWN_IS_ERROR, error, error_size)) != NULL;
-  case PACK_IP_SET: return (value->ip_set = ip_set_new(source, error, error_size)) != NULL;
-  case PACK_HOST_SET: return (value->host_set = host_set_new(source, error, error_size)) != NULL;
-  case PACK_MAP_VALUE: return (value->map = value_map_new(source, error, error_size)) != NULL;
-  case PACK_UPSTREAM:
-    value->upstream = source;
-    if (source.length > 0) return true;
-    snprintf(error, error_size, "is an upstream without a name");
-    return false;
+    case PACK_TEMPLATE:
+      return (value->template = template_new(source, TEMPLATE_UNKNOWN_IS_ERROR, error, error_size)) != NULL;
+    case PACK_IP_SET:
+      return (value->ip_set = ip_set_new(source, error, error_size)) != NULL;
+    case PACK_HOST_SET:
+      return (value->host_set = host_set_new(source, error, error_size)) != NULL;
+    case PACK_MAP_VALUE:
+      return (value->map = value_map_new(source, error, error_size)) != NULL;
+    case PACK_UPSTREAM:
+      value->upstream = source;
+      if (source.length > 0) return true;
+      snprintf(error, error_size, "is an upstream without a name");
+      return false;
   }
   snprintf(error, error_size, "is a value of the unknown kind %d", (int)value->kind);
   return false;
@@ -159,12 +163,23 @@ void value_release(struct value *value) {
   /* Acquire and release: the last one must see what the others did before they let go. */
   if (atomic_fetch_sub_explicit(&value->references, 1, memory_order_acq_rel) != 1) return;
   switch (value->kind) {
-  case PACK_REGEX: regex_free(value->regex); break;
-  case PACK_TEMPLATE: template_free(value->template); break;
-  case PACK_IP_SET: ip_set_free(value->ip_set); break;
-  case PACK_HOST_SET: host_set_free(value->host_set); break;
-  case PACK_MAP_VALUE: value_map_free(value->map); break;
-  case PACK_UPSTREAM: break;
+    case PACK_REGEX:
+      regex_free(value->regex);
+      break;
+    case PACK_TEMPLATE:
+      template_free(value->template);
+      break;
+    case PACK_IP_SET:
+      ip_set_free(value->ip_set);
+      break;
+    case PACK_HOST_SET:
+      host_set_free(value->host_set);
+      break;
+    case PACK_MAP_VALUE:
+      value_map_free(value->map);
+      break;
+    case PACK_UPSTREAM:
+      break;
   }
   value->magic = 0;
   free(value);

@@ -412,15 +412,15 @@ static void four_threads_share_records(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(a_set_gives_one_list),
-    cmocka_unit_test(external_names_never_lead_to_ourselves),
-    cmocka_unit_test(round_robin_is_even_and_skips),
-    cmocka_unit_test(least_connections_and_ewma_prefer_the_idle),
-    cmocka_unit_test(hashing_is_even_and_moves_few),
-    cmocka_unit_test(subsets_are_groups),
-    cmocka_unit_test(three_failures_in_a_row_put_it_out),
-    cmocka_unit_test(balancers_avoid_what_is_out),
-    cmocka_unit_test(four_threads_share_records),
+      cmocka_unit_test(a_set_gives_one_list),
+      cmocka_unit_test(external_names_never_lead_to_ourselves),
+      cmocka_unit_test(round_robin_is_even_and_skips),
+      cmocka_unit_test(least_connections_and_ewma_prefer_the_idle),
+      cmocka_unit_test(hashing_is_even_and_moves_few),
+      cmocka_unit_test(subsets_are_groups),
+      cmocka_unit_test(three_failures_in_a_row_put_it_out),
+      cmocka_unit_test(balancers_avoid_what_is_out),
+      cmocka_unit_test(four_threads_share_records),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

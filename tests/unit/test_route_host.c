@@ -294,26 +294,26 @@ static void route_settings_are_strict(void **state) {
     double number;
     const char *error;
   } rows[] = {
-    {"read_timeout", "number", NULL, 0.0015, NULL},
-    {"read_timeout", "number", NULL, -1, "read_timeout: is not between 0 and 4294967 seconds"},
-    {"read_timeout", "flag", NULL, 1, "read_timeout: is not a number"},
-    {"body_limit", "number", NULL, 8e9, NULL},
-    {"body_limit", "number", NULL, 1.5, "body_limit: is not a whole number"},
-    {"body_limit", "number", NULL, -1, "body_limit: -1 is less than 0"},
-    {"retry_tries", "number", NULL, 0, NULL},
-    {"retry_tries", "number", NULL, 3e9, "retry_tries: 3000000000 is not between 0 and 2147483647"},
-    {"request_buffering", "flag", NULL, 0, NULL},
-    {"request_buffering", "text", "off", 0, "request_buffering: is not a boolean"},
-    {"protocol", "text", "grpcs", 0, NULL},
-    {"protocol", "text", "gopher", 0, "protocol: has the unknown value \"gopher\""},
-    {"http_version", "number", NULL, 1, "http_version: is not a string"},
-    {"satisfy", "text", "some", 0, "satisfy: has the unknown value \"some\""},
-    {"balancer", "text", "least_connections", 0, NULL},
-    {"balancer", "text", "random", 0, "balancer: is not round_robin, least_connections, ewma or hash"},
-    {"retry_on", "text", "error timeout, http_502", 0, NULL},
-    {"retry_on", "text", "error http_505", 0, "retry_on: \"http_505\" is not a reason to retry"},
-    {"retry_on", "number", NULL, 1, "retry_on: is not a list of words"},
-    {"nonsense", "number", NULL, 1, "nonsense: there is no such setting"},
+      {"read_timeout", "number", NULL, 0.0015, NULL},
+      {"read_timeout", "number", NULL, -1, "read_timeout: is not between 0 and 4294967 seconds"},
+      {"read_timeout", "flag", NULL, 1, "read_timeout: is not a number"},
+      {"body_limit", "number", NULL, 8e9, NULL},
+      {"body_limit", "number", NULL, 1.5, "body_limit: is not a whole number"},
+      {"body_limit", "number", NULL, -1, "body_limit: -1 is less than 0"},
+      {"retry_tries", "number", NULL, 0, NULL},
+      {"retry_tries", "number", NULL, 3e9, "retry_tries: 3000000000 is not between 0 and 2147483647"},
+      {"request_buffering", "flag", NULL, 0, NULL},
+      {"request_buffering", "text", "off", 0, "request_buffering: is not a boolean"},
+      {"protocol", "text", "grpcs", 0, NULL},
+      {"protocol", "text", "gopher", 0, "protocol: has the unknown value \"gopher\""},
+      {"http_version", "number", NULL, 1, "http_version: is not a string"},
+      {"satisfy", "text", "some", 0, "satisfy: has the unknown value \"some\""},
+      {"balancer", "text", "least_connections", 0, NULL},
+      {"balancer", "text", "random", 0, "balancer: is not round_robin, least_connections, ewma or hash"},
+      {"retry_on", "text", "error timeout, http_502", 0, NULL},
+      {"retry_on", "text", "error http_505", 0, "retry_on: \"http_505\" is not a reason to retry"},
+      {"retry_on", "number", NULL, 1, "retry_on: is not a list of words"},
+      {"nonsense", "number", NULL, 1, "nonsense: there is no such setting"},
   };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
     pack_put_map(&map, 1);
@@ -386,8 +386,9 @@ static void controller_settings(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(a_whole_body_is_read),      cmocka_unit_test(a_cut_or_changed_body_is_refused_or_read), cmocka_unit_test(refusals_name_the_field),
-    cmocka_unit_test(route_settings_are_strict), cmocka_unit_test(controller_settings),
+      cmocka_unit_test(a_whole_body_is_read),    cmocka_unit_test(a_cut_or_changed_body_is_refused_or_read),
+      cmocka_unit_test(refusals_name_the_field), cmocka_unit_test(route_settings_are_strict),
+      cmocka_unit_test(controller_settings),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -70,12 +70,17 @@ static void check(bool regex, const char *const *paths, const struct row *rows) 
   host->unit.release(&host->unit);
 }
 
-#define PATHS(...) (const char *const[]){__VA_ARGS__, NULL}
-#define ROWS(...) (const struct row[]){__VA_ARGS__, {NULL, 0, false}}
+#define PATHS(...) \
+  (const char *const[]) { __VA_ARGS__, NULL }
+#define ROWS(...)                   \
+  (const struct row[]) {            \
+    __VA_ARGS__, { NULL, 0, false } \
+  }
 
 static void prefixes_match_whole_segments(void **state) {
   (void)state;
-  check(false, PATHS("/aaa", "/"), ROWS({"/aaa", 0, false}, {"/aaa/", 0, false}, {"/aaa/b", 0, false}, {"/aaaccc", 1, false}, {"/", 1, false}, {"/aa", 1, false}));
+  check(false, PATHS("/aaa", "/"),
+        ROWS({"/aaa", 0, false}, {"/aaa/", 0, false}, {"/aaa/b", 0, false}, {"/aaaccc", 1, false}, {"/", 1, false}, {"/aa", 1, false}));
   check(false, PATHS("/aaa"), ROWS({"/aaaccc", -1, false}, {"/", -1, false}, {"/AAA", -1, false}, {"", -1, false}, {"/x/aaa", -1, false}));
 }
 
@@ -107,7 +112,8 @@ static void regex_mode_goes_by_length_then_reverse_alphabet(void **state) {
   check(true, PATHS("~/a.", "~/.b", "/"), ROWS({"/ab", 0, false}, {"/xb", 1, false}));
   check(true, PATHS("~/foo", "=/bar", "/baz", "/"),
         ROWS({"/foobar", 0, false}, {"/barbar", 1, false}, {"/bazbaz", 2, false}, {"/Baz/", 2, false}, {"/x/foo", 3, false}));
-  check(true, PATHS("~/something(/|$)(.*)"), ROWS({"/something", 0, false}, {"/something/x", 0, false}, {"/somethingx", -1, false}, {"/a/something", -1, false}));
+  check(true, PATHS("~/something(/|$)(.*)"),
+        ROWS({"/something", 0, false}, {"/something/x", 0, false}, {"/somethingx", -1, false}, {"/a/something", -1, false}));
 }
 
 static void regex_mode_gives_captures(void **state) {
@@ -124,8 +130,8 @@ static void many_paths_match_as_few_do(void **state) {
   (void)state;
   /* The same questions to a walked and to a tabled index: padded with paths that match nothing asked. */
   const char *few[] = {"/", "/p", "=/p", "/p/q/", "/z/y/x", "/z/", "=/e/", "/p", NULL};
-  const char *asked[] = {"/",  "/p",  "/p/", "/p/q", "/p/q/", "/p/q/r", "/p/qq",     "/z",   "/z/",   "/z/y", "/z/y/x", "/z/y/x/",
-                         "/e", "/e/", "/pp", "/q",   "/z/y/", "//",     "/p/q/r/s/", "/z/yy", "/p//q", NULL};
+  const char *asked[] = {"/",       "/p", "/p/", "/p/q", "/p/q/", "/p/q/r", "/p/qq", "/z",        "/z/",   "/z/y",  "/z/y/x",
+                         "/z/y/x/", "/e", "/e/", "/pp",  "/q",    "/z/y/",  "//",    "/p/q/r/s/", "/z/yy", "/p//q", NULL};
   const char *many[80];
   char padding[60][24];
   int count = 0;
@@ -163,9 +169,22 @@ static void hosts_are_exact_then_wildcard_then_catch_all(void **state) {
   struct {
     const char *name;
     int host;
-  } rows[] = {{"a.example.com", 0}, {"a.example.com.", 0}, {"x.example.com", 1},   {"x_1-y.example.com", 1}, {"b.example.com", 1}, {"x.b.example.com", 2},
-              {"example.com", 3},   {"", 3},               {"x.y.example.com", 3}, {".example.com", 3},      {"x!.example.com", 3}, {"_", 3},
-              {"localhost", 4},     {"*.example.com", 1},  {"com", 3},             {"a.", 3}};
+  } rows[] = {{"a.example.com", 0},
+              {"a.example.com.", 0},
+              {"x.example.com", 1},
+              {"x_1-y.example.com", 1},
+              {"b.example.com", 1},
+              {"x.b.example.com", 2},
+              {"example.com", 3},
+              {"", 3},
+              {"x.y.example.com", 3},
+              {".example.com", 3},
+              {"x!.example.com", 3},
+              {"_", 3},
+              {"localhost", 4},
+              {"*.example.com", 1},
+              {"com", 3},
+              {"a.", 3}};
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
     const struct host *found = router_find_host(snapshot, span_of(rows[i].name));
     if (found != hosts[rows[i].host]) fail_msg("%s: %s", rows[i].name, found ? found->name.data : "none");
@@ -188,15 +207,15 @@ static void a_match_limit_ends_in_no_route(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(prefixes_match_whole_segments),
-    cmocka_unit_test(exact_beats_prefix_and_longest_wins),
-    cmocka_unit_test(a_slash_is_added_only_for_a_lonely_prefix),
-    cmocka_unit_test(the_first_of_two_equal_ones_wins),
-    cmocka_unit_test(regex_mode_goes_by_length_then_reverse_alphabet),
-    cmocka_unit_test(regex_mode_gives_captures),
-    cmocka_unit_test(many_paths_match_as_few_do),
-    cmocka_unit_test(hosts_are_exact_then_wildcard_then_catch_all),
-    cmocka_unit_test(a_match_limit_ends_in_no_route),
+      cmocka_unit_test(prefixes_match_whole_segments),
+      cmocka_unit_test(exact_beats_prefix_and_longest_wins),
+      cmocka_unit_test(a_slash_is_added_only_for_a_lonely_prefix),
+      cmocka_unit_test(the_first_of_two_equal_ones_wins),
+      cmocka_unit_test(regex_mode_goes_by_length_then_reverse_alphabet),
+      cmocka_unit_test(regex_mode_gives_captures),
+      cmocka_unit_test(many_paths_match_as_few_do),
+      cmocka_unit_test(hosts_are_exact_then_wildcard_then_catch_all),
+      cmocka_unit_test(a_match_limit_ends_in_no_route),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

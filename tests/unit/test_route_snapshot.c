@@ -283,12 +283,12 @@ static void four_threads_match_over_one_root(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(units_come_and_go),
-    cmocka_unit_test(thousands_of_hosts_are_found_after_deletes),
-    cmocka_unit_test(slots_have_generations),
-    cmocka_unit_test(settings_keep_the_default_upstream),
-    cmocka_unit_test(certificates_are_found_by_key),
-    cmocka_unit_test(four_threads_match_over_one_root),
+      cmocka_unit_test(units_come_and_go),
+      cmocka_unit_test(thousands_of_hosts_are_found_after_deletes),
+      cmocka_unit_test(slots_have_generations),
+      cmocka_unit_test(settings_keep_the_default_upstream),
+      cmocka_unit_test(certificates_are_found_by_key),
+      cmocka_unit_test(four_threads_match_over_one_root),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

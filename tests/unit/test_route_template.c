@@ -17,14 +17,27 @@
 static struct span lookup(void *context, enum variable variable, struct span argument, struct arena *arena) {
   (void)context;
   switch (variable) {
-  case VARIABLE_HOST: return SPAN("shop.test");
-  case VARIABLE_SCHEME: return SPAN("http");
-  case VARIABLE_REMOTE_USER: return SPAN("");
-  case VARIABLE_HTTP_HOST_: return SPAN("Shop.Test:80");
-  case VARIABLE_REQUEST: return (struct span){"a\"b\\c\x01\n\xc3\xa9\xff", 10};
-  default: return arena_printf(arena, "<%s%.*s>", variable == VARIABLE_HTTP ? "http:" : variable == VARIABLE_CAPTURE ? "capture:" : variable == VARIABLE_ARG ? "arg:"
-                               : variable == VARIABLE_COOKIE ? "cookie:" : variable == VARIABLE_VAR ? "var:" : variable == VARIABLE_SENT_HTTP ? "sent:"
-                               : variable == VARIABLE_UPSTREAM_HTTP ? "up:" : "?", (int)argument.length, argument.data);
+    case VARIABLE_HOST:
+      return SPAN("shop.test");
+    case VARIABLE_SCHEME:
+      return SPAN("http");
+    case VARIABLE_REMOTE_USER:
+      return SPAN("");
+    case VARIABLE_HTTP_HOST_:
+      return SPAN("Shop.Test:80");
+    case VARIABLE_REQUEST:
+      return (struct span){"a\"b\\c\x01\n\xc3\xa9\xff", 10};
+    default:
+      return arena_printf(arena, "<%s%.*s>",
+                          variable == VARIABLE_HTTP            ? "http:"
+                          : variable == VARIABLE_CAPTURE       ? "capture:"
+                          : variable == VARIABLE_ARG           ? "arg:"
+                          : variable == VARIABLE_COOKIE        ? "cookie:"
+                          : variable == VARIABLE_VAR           ? "var:"
+                          : variable == VARIABLE_SENT_HTTP     ? "sent:"
+                          : variable == VARIABLE_UPSTREAM_HTTP ? "up:"
+                                                               : "?",
+                          (int)argument.length, argument.data);
   }
 }
 
@@ -195,8 +208,11 @@ static void values_of_each_kind(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(all_forms_expand),    cmocka_unit_test(unknown_names_are_errors_or_empty), cmocka_unit_test(values_are_escaped_for_logs),
-    cmocka_unit_test(regexes_match_within_limits), cmocka_unit_test(values_of_each_kind),
+      cmocka_unit_test(all_forms_expand),
+      cmocka_unit_test(unknown_names_are_errors_or_empty),
+      cmocka_unit_test(values_are_escaped_for_logs),
+      cmocka_unit_test(regexes_match_within_limits),
+      cmocka_unit_test(values_of_each_kind),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
