@@ -1,0 +1,164 @@
+--- Keeps a visitor on one endpoint by a cookie: `<endpoint key>|<upstream key>`.
+local moongate = require "moongate"
+
+local policy = {
+  name = "affinity",
+  summary = "Keeps a visitor on one endpoint by a cookie.",
+  annotations = {
+    ["affinity"] = { type = "enum", values = { "cookie" }, doc = "`cookie`: a visitor stays on one endpoint." },
+    ["affinity-mode"] = {
+      type = "enum", values = { "persistent", "balanced" }, default = "persistent", requires = "affinity", risk = "medium",
+      doc = "`persistent`: a session stays as long as its endpoint serves. `balanced`: some sessions move when endpoints are added.",
+    },
+    ["session-cookie-name"] = {
+      type = "string", pattern = "^[%w%-%._~/:]+$", max_length = 256, default = "INGRESSCOOKIE", risk = "medium", doc = "Name of the cookie.",
+    },
+    ["session-cookie-hash"] = {
+      type = "enum", values = { "md5", "sha1", "index" }, default = "md5", doc = "How the cookie names the endpoint: a hash of its address, or its index.",
+    },
+    ["session-cookie-path"] = {
+      type = "path", pattern = "^[^;,]+$", risk = "medium", doc = "The cookie's Path; the path of the rule unless given. Needed with use-regex.",
+    },
+    ["session-cookie-domain"] = { type = "string", pattern = "^%.?[%w%-%._]+$", risk = "medium", doc = "The cookie's Domain; none unless given." },
+    ["session-cookie-max-age"] = { type = "integer", risk = "medium", doc = "The cookie's Max-Age, in seconds; a session cookie unless given." },
+    ["session-cookie-expires"] = { type = "integer", risk = "medium", doc = "The cookie's Expires, in seconds from now." },
+    ["session-cookie-secure"] = { type = "boolean", default = false, doc = "Secure even over plain HTTP. Over TLS the cookie is always Secure." },
+    ["session-cookie-samesite"] = {
+      type = "enum", values = { "None", "Lax", "Strict" }, ignore_case = "as_written", doc = "The cookie's SameSite; none unless given.",
+    },
+    ["session-cookie-conditional-samesite-none"] = {
+      type = "boolean", default = false, doc = "Leaves SameSite=None out for browsers that misread it.",
+    },
+    ["session-cookie-change-on-failure"] = {
+      type = "boolean", default = false, doc = "A retry goes to another endpoint at once, and the cookie follows it.",
+    },
+  },
+}
+
+--- The second half of the cookie, as ingress-nginx writes it.
+local function upstream_key(name)
+  local md5 = moongate.hash.md5
+  return md5(md5(name) .. name)
+end
+
+function policy.attach(route, annotations)
+  if annotations["affinity"] ~= "cookie" then return end
+  local path = annotations["session-cookie-path"]
+  if not path then
+    path = route.path:find("[;,%s]") and "/" or route.path
+    if path:find("[%^%$%(%)%[%]%*%+%?|\\{}]") then
+      route:warn("session-cookie-path: is missing, and the path " .. route.path .. " is a pattern: no browser sends that cookie back")
+    end
+  end
+  local keys = {}
+  for _, upstream in ipairs(route.upstreams) do keys[upstream.name] = upstream_key(upstream.name) end
+  return {
+    name = annotations["session-cookie-name"],
+    hash = annotations["session-cookie-hash"],
+    uses_ring = annotations["affinity-mode"] == "balanced",
+    changes_on_failure = annotations["session-cookie-change-on-failure"],
+    keys = keys,
+    path = path,
+    domain = annotations["session-cookie-domain"],
+    max_age = annotations["session-cookie-max-age"],
+    expires = annotations["session-cookie-expires"],
+    secure = annotations["session-cookie-secure"],
+    same_site = annotations["session-cookie-samesite"],
+    asks_browser = annotations["session-cookie-samesite"] == "None" and annotations["session-cookie-conditional-samesite-none"],
+  }
+end
+
+--- The endpoint key that the visitor brought for this upstream; nil if there is none.
+local function session_of(exchange, config, name)
+  local cookie = exchange.request.cookies:get(config.name)
+  if not cookie then return nil end
+  local key, of = cookie:match("^([^|]+)|([^|]+)$")
+  if key and of == (config.keys[name] or upstream_key(name)) then return key end
+end
+
+local function new_ring_key()
+  return moongate.hex.encode(moongate.random_bytes(16))
+end
+
+--- A place on the ring whose endpoint serves and has not failed this exchange: as many draws as are worth it.
+local function draw(upstream)
+  local key, endpoint
+  for _ = 1, 20 do
+    key = new_ring_key()
+    endpoint = upstream:hash(key)
+    if not endpoint or (endpoint.healthy and not endpoint.tried) then break end
+  end
+  return key, endpoint
+end
+
+local function find(upstream, config, key)
+  if config.uses_ring then return upstream:hash(key) end
+  return upstream:find(key, config.hash)
+end
+
+--- One retry goes to the session's endpoint again, the next one leaves it: by then it does not serve.
+local function may_stay(endpoint, attempt, config)
+  if not endpoint or not endpoint.healthy then return false end
+  if attempt == 1 then return true end
+  return attempt == 2 and not config.changes_on_failure
+end
+
+function policy.balancer(exchange, config)
+  local upstream, ctx = exchange.upstream, exchange.ctx
+  local name = upstream.name
+  if not name then return end
+  local key = session_of(exchange, config, name)
+  if key then
+    local endpoint = find(upstream, config, key)
+    if may_stay(endpoint, upstream.attempt, config) then
+      ctx.is_new = false
+      return upstream:choose(endpoint)
+    end
+  end
+  ctx.is_new = true
+  if config.uses_ring then
+    local endpoint
+    ctx.ring_key, endpoint = draw(upstream)
+    if endpoint then upstream:choose(endpoint) end
+  end
+end
+
+local function version_is_between(text, low, high)
+  local version = tonumber(text)
+  return version and version >= low and version <= high
+end
+
+--- Browsers that take SameSite=None for Strict, or drop the cookie.
+local function misreads_none(agent)
+  if not agent then return false end
+  local chrome = agent:match("Chrom[^ /]*/(%d+)")
+  if chrome and (version_is_between(chrome, 4, 6) or version_is_between(chrome, 40, 69)) then return true end
+  if agent:find("CPU iPhone OS 12", 1, true) or agent:find("iPad; CPU OS 12", 1, true) then return true end
+  return agent:find("Macintosh", 1, true) and agent:find("Intel Mac OS X 10_14", 1, true) and agent:find("Safari", 1, true) and not chrome
+end
+
+function policy.header_filter(exchange, config)
+  local ctx = exchange.ctx
+  if not ctx.is_new or exchange.response.source ~= "upstream" then return end
+  local upstream = exchange.upstream
+  local endpoint = upstream.endpoint
+  if not endpoint then return end
+  local key = ctx.ring_key
+  if not key then
+    key = config.hash == "sha1" and endpoint.key_sha1 or config.hash == "index" and endpoint.index or endpoint.key_md5
+  end
+  local name, same_site = upstream.name, config.same_site
+  if config.asks_browser and misreads_none(exchange.request.headers:get("User-Agent")) then same_site = nil end
+  local cookie = moongate.cookie.format(config.name, key .. "|" .. (config.keys[name] or upstream_key(name)), {
+    expires = config.expires and moongate.time.now() + config.expires,
+    max_age = config.max_age,
+    domain = config.domain,
+    path = config.path,
+    secure = config.secure or exchange.listener.scheme == "https",
+    http_only = true,
+    same_site = same_site,
+  })
+  exchange.response.headers:add("Set-Cookie", cookie)
+end
+
+return policy

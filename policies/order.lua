@@ -1,0 +1,28 @@
+--- Who runs before whom, in every phase: the order in which ingress-nginx decides. Settings of routes too: where two policies set the same one, the later wins.
+return {
+  -- names and places
+  "server-alias",
+  -- answers that need no application, ahead of every guard
+  "redirect",
+  "rewrite",
+  "ssl-redirect",
+  -- how the application is asked
+  "upstream-vhost",
+  "backend-protocol",
+  "service-upstream",
+  "connection-proxy-header",
+  "proxy-timeouts",
+  "body-size",
+  "request-buffering",
+  "next-upstream",
+  -- which endpoint: a session wins over a hash, a hash over a balancer
+  "load-balance",
+  "affinity",
+  -- what the visitor gets
+  "proxy-redirect",
+  "proxy-cookie",
+  "custom-headers",
+  "hsts",
+  -- what is written down
+  "access-log",
+}
