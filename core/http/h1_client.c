@@ -547,6 +547,7 @@ static void finish(struct codec_stream *stream) {
     close_gracefully(client);
   } else if (reading == READING_BODY) {
     client->reading = READING_DRAIN;
+    h1_parse_abandon(&client->parse); /* its arena ends with the exchange */
     client->drop_left = LIMIT_DRAIN_BYTES;
     client->since_ms = now_of(client);
     update_reading(client);

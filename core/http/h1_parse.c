@@ -94,6 +94,11 @@ void h1_parse_free(struct h1_parse *parse) {
   parse->partial = (struct buffer){NULL, 0, 0, 0};
 }
 
+void h1_parse_abandon(struct h1_parse *parse) {
+  parse->arena = NULL;
+  parse->fields = parse->trailers = NULL;
+}
+
 void h1_parse_reset(struct h1_parse *parse) {
   h1_parse_head_done(parse);
   llhttp_reset(&parse->http);
@@ -453,20 +458,30 @@ static enum h1_event take_chunk_line(struct h1_parse *parse, const char *data, s
   return is_fine ? H1_EVENT_DATA : broken(parse, parse->why);
 }
 
-static bool take_trailer_fields(struct h1_parse *parse, struct span section) {
+static bool read_trailers(struct h1_parse *parse, struct span section, struct arena *arena) {
   struct head_verdict verdict = head_check(HEAD_TRAILERS, section, LIMIT_TRAILER_BYTES, LIMIT_HEADER_FIELDS);
   parse->why = verdict.why;
   if (verdict.status) return false;
   parse->why = "trailers refused by the parser";
   if (section.length == 2) return feed(parse, "\r\n", 2) && parse->is_complete;
-  char *copy = arena_copy(parse->arena, section.data, section.length);
-  parse->trailers = arena_zalloc(parse->arena, sizeof *parse->trailers);
-  headers_init(parse->trailers, parse->arena);
+  char *copy = arena_copy(arena, section.data, section.length);
+  parse->trailers = arena_zalloc(arena, sizeof *parse->trailers);
+  headers_init(parse->trailers, arena);
   parse->fields = parse->trailers;
   if (!feed(parse, copy, section.length) || !parse->is_complete) return false;
   for (unsigned i = 0; i < parse->trailers->count; i++)
     if (header_is_hop_by_hop((enum header_id)parse->trailers->items[i].id)) parse->trailers->items[i].removed = true;
   return true;
+}
+
+static bool take_trailer_fields(struct h1_parse *parse, struct span section) {
+  if (parse->arena) return read_trailers(parse, section, parse->arena);
+  struct arena scratch; /* nobody wants them any more, but they must be right for what comes behind them to be believed */
+  arena_init(&scratch, NULL, 0);
+  bool is_fine = read_trailers(parse, section, &scratch);
+  arena_free(&scratch);
+  parse->fields = parse->trailers = NULL;
+  return is_fine;
 }
 
 static enum h1_event take_trailers(struct h1_parse *parse, const char *data, size_t length, size_t *taken) {

@@ -48,6 +48,8 @@ struct h1_parse {
 void h1_parse_init(struct h1_parse *parse, enum head_kind kind);
 /* Gives back what it holds. */
 void h1_parse_free(struct h1_parse *parse);
+/* The message's arena goes away; the rest of its body is only read to find the next message. */
+void h1_parse_abandon(struct h1_parse *parse);
 /* Ready for the next message. */
 void h1_parse_reset(struct h1_parse *parse);
 

@@ -450,6 +450,9 @@ static void test_early_answer(void **state) {
   assert_false(codec_client_is_idle(world.client));
   say(&world, "0123456789GET /b HTTP/1.1\r\nHost: h\r\n\r\n"); /* drained, then the next */
   story_is(&world, "POST(/a) GET(/b) ");
+  say(&world, "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"); /* with trailers, when the exchange's arena is gone */
+  say(&world, "1\r\na\r\n0\r\nT: 1\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n");
+  story_is(&world, "POST(/a) GET(/b) ");
   buffer_consume(&world.seen, buffer_length(&world.seen));
   say(&world, "POST /c HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999\r\n\r\n"); /* too much to drain */
   seen_is(&world, "HTTP/1.1 403 Forbidden\r\nX-Test: 1\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno");
