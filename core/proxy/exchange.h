@@ -19,6 +19,7 @@
 struct worker;
 struct client;
 struct pooled;
+struct upstream;
 
 #define EXCHANGE_MAGIC 0x68637865u
 #define EXCHANGE_TRACE 16
@@ -37,6 +38,11 @@ struct try_record {
 
 struct variable_value {
   struct span name, value;
+};
+
+/* What the log needs of host and route: spans into the leased units, copied into the arena when the exchange detaches. */
+struct route_facts {
+  struct span namespace, ingress, service, port, path, server_name;
 };
 
 struct exchange {
@@ -84,6 +90,23 @@ struct exchange {
   enum answer_source source;
   struct span reply_body;         /* of our own answers */
   struct span reply_reason;       /* why, for the log; never sent */
+
+  /* proxy's own */
+  struct request_head request_head;     /* `request` points here: the codec's own head stays as received */
+  struct route_facts facts;
+  const struct route_settings *settings; /* of the route, or the worker's defaults; a copy in the arena once detached. NULL before MATCH */
+  struct span received_host;            /* Host as received */
+  struct span alternative_name;         /* canary's upstream */
+  struct balance_cursor *cursor;
+  unsigned failed_phases;               /* a header_filter failed: none runs again */
+  int failure;                          /* of the current try: ERROR_* or a libuv code; 0: none */
+  bool failed_to_connect, head_arrived, upstream_ended, sent_continue, request_stopped, reply_closes, is_reused_connection, avoid_pool, was_edited, is_logged;
+  bool is_running, has_load, is_default, host_is_missing, client_half_closed, upstream_half_closed;
+  unsigned stale_tries, balancer_tries; /* repeats on a stale pooled connection; those do not count as tries */
+  uint64_t upstream_active_ms, relay_started_ms;
+  uint64_t budgeted;                    /* bytes of `body` counted in the process-wide budget */
+  int log_status;                       /* status for the log when none was sent: 499 */
+  uint64_t wire_sent;                   /* bytes sent on the client's stream, kept when it is finished */
 
   /* per direction */
   bool request_ended, request_sent, response_started, response_ended, is_tunnel, client_left;
@@ -138,6 +161,22 @@ const struct link_tls_info *exchange_tls(const struct exchange *exchange);
 struct span exchange_listener_scheme(const struct exchange *exchange);
 uint16_t exchange_listener_port(const struct exchange *exchange);
 uint16_t exchange_client_port(const struct exchange *exchange);
+
+/* The runner's call when what a hook waited for is there. */
+void exchange_hook_resume(struct exchange *exchange);
+
+/* ---- for the files of this room ---- */
+
+struct exchange *exchange_new(struct worker *worker, struct client *client);
+/* Runs steps until one waits. The exchange may be gone afterwards. */
+void exchange_run(struct exchange *exchange);
+/* The client is gone: cancels everything. The exchange is gone afterwards. */
+void exchange_cancel(struct exchange *exchange);
+/* Ends upstream work of the current try, whatever its state. `error` as in try_record. */
+void exchange_drop_upstream(struct exchange *exchange, int error);
+/* The last step: finishes the streams, gives everything back. */
+void exchange_release(struct exchange *exchange);
+struct exchange *exchange_of(void *pointer);
 
 const char *exchange_step_name(enum exchange_step step);
 /* One line for the crash dump and the admin page: id, host, route, step, last steps. Async-signal-safe enough: writes into `out`. */

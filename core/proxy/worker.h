@@ -9,6 +9,7 @@
 #include "net/tls.h"
 #include "proxy/exchange.h"
 #include "proxy/hook_runner.h"
+#include "proxy/pool.h"
 #include "route/snapshot.h"
 
 #define WORKER_MAGIC 0x6b726f77u
@@ -27,7 +28,8 @@ struct unit_leases {
   struct unit *unit;
   uint32_t count;
   bool is_listed;          /* reported with a root that was given back: unit_done is due */
-  struct list node;        /* in worker->leased while count > 0 */
+  bool is_known;           /* hooks may have decoded something for it: forget is due */
+  struct list node;        /* in worker->leased while count > 0, else in worker->known while is_known */
 };
 
 struct worker_options {
@@ -52,9 +54,10 @@ struct worker {
   struct snapshot *root;                  /* current; NULL before the first */
   _Atomic(struct snapshot *) inbox;       /* publisher puts, worker takes */
   uv_async_t wake;
+  uv_check_t polled;
   struct unit_leases **leases;            /* by unit id */
   unsigned lease_capacity;
-  struct list leased;
+  struct list leased, known;
   struct list clients, exchanges;
   unsigned client_count, exchange_count, tunnel_count;
   struct pool *pool;
@@ -65,7 +68,20 @@ struct worker {
   unsigned cursor_count;
   struct listener *listeners[8];
   unsigned listener_count;
-  bool is_draining;
+  bool is_draining, says_close, is_accepting;
+  _Atomic int command;                    /* enum worker_command, highest given */
+  uint32_t exchange_generation;
+  uint64_t connection_serial;
+  struct upstream_ref default_upstream;   /* of settings->default_upstream in the current root */
+  bool has_default_upstream;
+  struct route_settings default_settings; /* for requests without a route */
+  struct text_template *default_log_format;
+  struct tls_client *upstream_tls;
+  struct buffer line;                     /* scratch of the access log */
+  char hostname[256];
+  struct link *(*dial)(void *context, struct worker *worker, struct endpoint_record *record);
+  void *dial_context;
+  unsigned lease_count;                   /* all leases: 0 when nothing runs */
   int64_t date_seconds;
   char date[32];
   char time_local[40], time_iso8601[40];
@@ -84,6 +100,13 @@ void worker_run(struct worker *worker);   /* until stopped */
 enum worker_command { WORKER_COMMAND_NONE = 0, WORKER_SAY_CLOSE = 1, WORKER_DRAIN = 2, WORKER_STOP = 3 };
 void worker_command(struct worker *worker, enum worker_command command);
 void worker_free(struct worker *worker);
+
+/* Takes a new root from the inbox, if there is one (the loop does it at the top of each turn). */
+void worker_take_root(struct worker *worker);
+/* Refreshes the clock strings when the second changed. */
+void worker_update_clock(struct worker *worker);
+/* Ends the loop when draining is complete. */
+void worker_check_drained(struct worker *worker);
 
 /* For specs: a worker without listeners whose clients are memory links; endpoints are dialled by `dial` (returns a memory link, or NULL: refused). */
 void worker_set_dial(struct worker *worker, struct link *(*dial)(void *context, struct worker *worker, struct endpoint_record *record), void *context);

@@ -1,0 +1,121 @@
+/* Reply: see reply.h. All answers that do not come from an endpoint are made and sent here; header_filter hooks see each of them if a route was matched. */
+#include "proxy/reply.h"
+
+#include "base/check.h"
+#include "base/error.h"
+#include "proxy/lease.h"
+#include "proxy/response_head.h"
+#include "proxy/worker.h"
+
+struct response_head *reply_make(struct exchange *exchange, int status, enum answer_source source) {
+  struct response_head *response = arena_zalloc(&exchange->arena, sizeof *response);
+  response->status = status;
+  response->version_minor = 1;
+  headers_init(&response->headers, &exchange->arena);
+  response->body.framing = BODY_LENGTH;
+  exchange->response = response;
+  exchange->source = source;
+  exchange->reply_body = (struct span){NULL, 0};
+  exchange->was_edited = false;
+  return response;
+}
+
+enum step_result reply_cut_off(struct exchange *exchange, struct span reason) {
+  exchange->reply_reason = reason;
+  exchange->response_ended = false;
+  exchange->step = STEP_LOG;
+  return STEP_MORE;
+}
+
+enum step_result reply_error(struct exchange *exchange, int status, struct span reason) {
+  if (exchange->response_started) return reply_cut_off(exchange, reason);
+  struct response_head *response = reply_make(exchange, status, ANSWER_PROXY);
+  headers_add(&response->headers, HEADER_CONTENT_TYPE, SPAN("Content-Type"), SPAN("text/html"));
+  exchange->reply_body = status_page(status, &exchange->arena);
+  exchange->reply_reason = reason;
+  response->body.length = exchange->reply_body.length;
+  exchange->step = STEP_REPLY;
+  return STEP_MORE;
+}
+
+enum step_result reply_default(struct exchange *exchange) {
+  bool is_nobodys = !exchange->host || exchange->host == exchange->worker->root->catch_all;
+  bool is_health_check = is_nobodys && span_equal(exchange->uri.path, SPAN("/healthz"));
+  struct response_head *response = reply_make(exchange, is_health_check ? 200 : 404, ANSWER_PROXY);
+  headers_add(&response->headers, HEADER_CONTENT_TYPE, SPAN("Content-Type"), SPAN("text/plain"));
+  if (!is_health_check) exchange->reply_body = SPAN("default backend - 404");
+  exchange->reply_reason = SPAN("default backend");
+  response->body.length = exchange->reply_body.length;
+  exchange->step = STEP_REPLY;
+  return STEP_MORE;
+}
+
+enum step_result reply_add_slash(struct exchange *exchange) {
+  struct arena *arena = &exchange->arena;
+  struct span host = exchange->received_host.length ? exchange->received_host : exchange->host_name;
+  struct span path = uri_escape_path(exchange->uri.path, arena), query = exchange->uri.query;
+  struct response_head *response = reply_make(exchange, 301, ANSWER_PROXY);
+  struct span location = arena_printf(arena, "%.*s://%.*s%.*s/%s%.*s", (int)exchange->scheme.length, exchange->scheme.data, (int)host.length, host.data, (int)path.length,
+                                      path.data, query.data ? "?" : "", (int)query.length, query.data ? query.data : "");
+  headers_add(&response->headers, HEADER_LOCATION, SPAN("Location"), location);
+  headers_add(&response->headers, HEADER_CONTENT_TYPE, SPAN("Content-Type"), SPAN("text/html"));
+  exchange->reply_body = status_page(301, arena);
+  response->body.length = exchange->reply_body.length;
+  exchange->step = STEP_REPLY;
+  return STEP_MORE;
+}
+
+bool reply_filter(struct exchange *exchange) {
+  const struct hook_runner *hooks = &exchange->worker->options.hooks;
+  const struct route *route = exchange->route;
+  if (!route || !hooks->run || exchange->failed_phases || exchange->is_detached || route->hook_count[HOOK_HEADER_FILTER] == 0) return true;
+  const struct response_head *before = exchange->response;
+  exchange->phase = HOOK_HEADER_FILTER;
+  exchange->hook_index = 0;
+  lease_note_use(exchange->worker, &exchange->owner->unit);
+  if (exchange->policies) lease_note_use(exchange->worker, exchange->policies);
+  switch (hooks->run(hooks->self, exchange, HOOK_HEADER_FILTER)) {
+    case HOOK_NEXT: return true;
+    case HOOK_ANSWERED:
+      exchange->failed_phases = 1; /* the answer of a header_filter is not filtered again */
+      must(exchange->response && exchange->response != before);
+      break;
+    case HOOK_WAIT: must(!"header_filter waits");
+    /* fall through */
+    case HOOK_FAILED:
+    default:
+      exchange->failed_phases = 1;
+      (void)reply_error(exchange, 500, SPAN("a policy failed"));
+      break;
+  }
+  exchange->step = STEP_REPLY;
+  return false;
+}
+
+enum step_result step_reply(struct exchange *exchange) {
+  must(exchange->response && !exchange->response_started);
+  exchange_drop_upstream(exchange, exchange->failure ? exchange->failure : ERROR_CANCELLED);
+  if (!reply_filter(exchange)) return STEP_MORE;
+  response_head_finish(exchange);
+  struct codec_stream *stream = exchange->stream;
+  struct response_head *response = exchange->response;
+  if (exchange->reply_closes || exchange->worker->says_close) response->close = true;
+  if (!exchange->request_ended) {
+    exchange->request_stopped = true;
+    stream->ops->discard_body(stream, LIMIT_DRAIN_BYTES);
+  }
+  exchange->response_started = true;
+  stream->ops->send_response(stream, response);
+  if (exchange->reply_body.length && status_has_body(response->status, stream->request->method)) {
+    stream->ops->send_body(stream, &exchange->reply_body, 1);
+    exchange->body_bytes_sent += exchange->reply_body.length;
+  }
+  stream->ops->send_end(stream, NULL);
+  exchange->response_ended = true;
+  if (response->status >= 500 && exchange->reply_reason.length)
+    log_write(exchange->worker->options.log, LOG_WARN, "answered with an error", "status=%d host=\"%.*s\" reason=\"%.*s\" upstream=\"%.*s\"", response->status,
+              (int)exchange->host_name.length, exchange->host_name.data ? exchange->host_name.data : "", (int)exchange->reply_reason.length, exchange->reply_reason.data,
+              (int)exchange->upstream_name.length, exchange->upstream_name.data ? exchange->upstream_name.data : "");
+  exchange->step = STEP_LOG;
+  return STEP_MORE;
+}

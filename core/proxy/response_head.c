@@ -1,0 +1,48 @@
+/* Response head: see response_head.h. Fixed edits are the settings' (add-headers), then the route's; Server goes unless the operator wants it. */
+#include "proxy/response_head.h"
+
+#include "proxy/worker.h"
+
+static bool is_success(int status) {
+  switch (status) {
+    case 200: case 201: case 204: case 206: case 301: case 302: case 303: case 304: case 307: case 308: return true;
+    default: return false;
+  }
+}
+
+static void apply(struct exchange *exchange, const struct fixed_edit *edits, unsigned count) {
+  struct headers *headers = &exchange->response->headers;
+  for (unsigned i = 0; i < count; i++) {
+    const struct fixed_edit *edit = &edits[i];
+    if (edit->kind < EDIT_SET_RESPONSE) continue;
+    if (edit->when == EDIT_SUCCESS && !is_success(exchange->response->status)) continue;
+    if (edit->when == EDIT_HTTPS && !span_equal(exchange->scheme, SPAN("https"))) continue;
+    enum header_id id = header_id_of(edit->name);
+    struct span value = edit->value ? template_expand(edit->value, exchange_lookup, exchange, &exchange->arena) : (struct span){NULL, 0};
+    if (edit->kind == EDIT_REMOVE_RESPONSE) {
+      headers_remove(headers, id, edit->name);
+    } else if (value.length && header_value_is_valid(value)) { /* as in nginx, an empty value is not sent */
+      if (edit->kind == EDIT_SET_RESPONSE) headers_set(headers, id, edit->name, value);
+      else headers_add(headers, id, edit->name, value);
+    }
+  }
+}
+
+static void hide(struct headers *headers, struct span list) {
+  struct span name;
+  while (span_next_item(&list, ',', &name)) headers_remove(headers, header_id_of(name), name);
+}
+
+void response_head_finish(struct exchange *exchange) {
+  const struct settings *settings = exchange->worker->root ? exchange->worker->root->settings : NULL;
+  struct headers *headers = &exchange->response->headers;
+  if (exchange->was_edited) return;
+  exchange->was_edited = true;
+  if (exchange->source == ANSWER_UPSTREAM) {
+    if (!settings || !settings->allow_backend_server_header) headers_remove(headers, HEADER_SERVER, SPAN("server"));
+    if (settings && settings->hide_headers.length) hide(headers, settings->hide_headers);
+  }
+  if (settings && settings->edit_count) apply(exchange, settings->edits, settings->edit_count);
+  if (exchange->route && exchange->route->edit_count) apply(exchange, exchange->route->edits, exchange->route->edit_count);
+  if (!headers_find(headers, HEADER_DATE)) headers_add(headers, HEADER_DATE, SPAN("Date"), arena_span(&exchange->arena, span_of(exchange->worker->date)));
+}

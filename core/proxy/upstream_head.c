@@ -1,0 +1,110 @@
+/* Upstream head: see upstream_head.h. The client's fields are copied but for those that we write ourselves; fixed edits come last, so that proxy-set-headers and
+ * policies have the last word. Worker's thread. */
+#include "proxy/upstream_head.h"
+
+#include "proxy/client.h"
+
+/* Never copied from the client: written below, or not for upstreams. */
+static const bool is_ours[HEADER_ID_COUNT] = {
+    [HEADER_HOST] = true, [HEADER_EXPECT] = true, [HEADER_PROXY] = true, [HEADER_X_REQUEST_ID] = true, [HEADER_X_REAL_IP] = true,
+    [HEADER_X_FORWARDED_FOR] = true, [HEADER_X_FORWARDED_HOST] = true, [HEADER_X_FORWARDED_PORT] = true, [HEADER_X_FORWARDED_PROTO] = true,
+    [HEADER_X_FORWARDED_SCHEME] = true, [HEADER_X_SCHEME] = true, [HEADER_X_ORIGINAL_FORWARDED_FOR] = true, [HEADER_X_ORIGINAL_FORWARDED_HOST] = true,
+};
+
+static void add(struct headers *headers, enum header_id id, struct span name, struct span value) {
+  if (value.length) headers_add(headers, id, name, value);
+}
+
+static struct span port_text(struct exchange *exchange) {
+  if (exchange->forwarded_port == 443) return SPAN("443");
+  if (exchange->forwarded_port == 80) return SPAN("80");
+  return arena_printf(&exchange->arena, "%u", exchange->forwarded_port);
+}
+
+/* The client's address alone; with use-forwarded-headers and compute-full-forwarded-for, the list that came with the peer behind it. */
+static struct span forwarded_for(struct exchange *exchange, const struct settings *settings) {
+  struct span ip = span_of(exchange->client_ip);
+  if (!settings->use_forwarded_headers || !settings->compute_full_forwarded_for) return ip;
+  struct arena *arena = &exchange->arena;
+  struct span list = {NULL, 0}, name = settings->forwarded_for_header;
+  const struct headers *headers = &exchange->request->headers;
+  for (struct header *header = headers_next_name(headers, name, NULL); header; header = headers_next_name(headers, name, header)) {
+    if (header->value.length == 0) continue;
+    list = list.length ? arena_printf(arena, "%.*s, %.*s", (int)list.length, list.data, (int)header->value.length, header->value.data) : header->value;
+  }
+  struct span peer = exchange->client ? span_of(exchange->client->peer_ip) : ip;
+  return list.length ? arena_printf(arena, "%.*s, %.*s", (int)list.length, list.data, (int)peer.length, peer.data) : peer;
+}
+
+static struct span host_of(struct exchange *exchange) {
+  if (exchange->route && exchange->route->upstream_host) {
+    struct span host = template_expand(exchange->route->upstream_host, exchange_lookup, exchange, &exchange->arena);
+    if (host.length && header_value_is_valid(host)) return host;
+  }
+  if (exchange->best_host.length) return exchange->best_host;
+  return exchange->host_name.length ? exchange->host_name : exchange->endpoint->name;
+}
+
+static void write_forwarded(struct exchange *exchange, const struct settings *settings, struct headers *out) {
+  const struct headers *in = &exchange->request->headers;
+  add(out, HEADER_X_REQUEST_ID, SPAN("X-Request-ID"), exchange->request_id);
+  add(out, HEADER_X_REAL_IP, SPAN("X-Real-IP"), span_of(exchange->client_ip));
+  add(out, HEADER_X_FORWARDED_FOR, SPAN("X-Forwarded-For"), forwarded_for(exchange, settings));
+  add(out, HEADER_X_FORWARDED_HOST, SPAN("X-Forwarded-Host"), exchange->best_host);
+  add(out, HEADER_X_FORWARDED_PORT, SPAN("X-Forwarded-Port"), port_text(exchange));
+  add(out, HEADER_X_FORWARDED_PROTO, SPAN("X-Forwarded-Proto"), exchange->scheme);
+  add(out, HEADER_X_FORWARDED_SCHEME, SPAN("X-Forwarded-Scheme"), exchange->scheme);
+  add(out, HEADER_X_SCHEME, SPAN("X-Scheme"), exchange->scheme);
+  if (settings->proxy_add_original_uri_header) headers_set(out, HEADER_X_ORIGINAL_URI, SPAN("X-Original-URI"), exchange->target);
+  add(out, HEADER_X_ORIGINAL_FORWARDED_FOR, SPAN("X-Original-Forwarded-For"), headers_get(in, HEADER_X_FORWARDED_FOR));
+  add(out, HEADER_X_ORIGINAL_FORWARDED_HOST, SPAN("X-Original-Forwarded-Host"), headers_get(in, HEADER_X_FORWARDED_HOST));
+}
+
+static void apply(struct exchange *exchange, struct headers *headers, const struct fixed_edit *edits, unsigned count) {
+  for (unsigned i = 0; i < count; i++) {
+    const struct fixed_edit *edit = &edits[i];
+    if (edit->kind > EDIT_REMOVE_REQUEST) continue;
+    if (edit->when == EDIT_HTTPS && !span_equal(exchange->scheme, SPAN("https"))) continue;
+    enum header_id id = header_id_of(edit->name);
+    if (header_is_hop_by_hop(id) || id == HEADER_CONTENT_LENGTH) continue; /* framing is the codec's */
+    struct span value = edit->value ? template_expand(edit->value, exchange_lookup, exchange, &exchange->arena) : (struct span){NULL, 0};
+    /* As in nginx, a field set to an empty value is not sent. Host cannot be absent. */
+    if (edit->kind == EDIT_SET_REQUEST && value.length && header_value_is_valid(value)) headers_set(headers, id, edit->name, value);
+    else if (id != HEADER_HOST) headers_remove(headers, id, edit->name);
+  }
+}
+
+static struct span target_of(struct exchange *exchange) {
+  if (!exchange->path_changed) return exchange->target;
+  struct span path = uri_escape_path(exchange->uri.path, &exchange->arena), query = exchange->uri.query;
+  if (!query.data) return path;
+  return arena_printf(&exchange->arena, "%.*s?%.*s", (int)path.length, path.data, (int)query.length, query.data);
+}
+
+struct request_head *upstream_head_make(struct exchange *exchange) {
+  const struct settings *settings = exchange->worker->root->settings;
+  const struct request_head *in = exchange->request;
+  struct request_head *out = arena_alloc(&exchange->arena, sizeof *out);
+  *out = *in;
+  out->target = target_of(exchange);
+  out->version_major = 1;
+  out->version_minor = span_equal(exchange->settings->http_version, SPAN("1.0")) ? 0 : 1;
+  out->keep_alive = settings->upstream_keepalive_connections > 0 && in->upgrade.length == 0;
+  out->expects_continue = false;
+  if (in->body.framing == BODY_CHUNKED && exchange->body_is_whole && !(exchange->stream && exchange->stream->trailers))
+    out->body = (struct message_body){BODY_LENGTH, buffer_length(&exchange->body)};
+  headers_init(&out->headers, &exchange->arena);
+  headers_reserve(&out->headers, in->headers.count + 14);
+  out->host = host_of(exchange);
+  headers_add(&out->headers, HEADER_HOST, SPAN("Host"), out->host);
+  for (unsigned i = 0; i < in->headers.count; i++) {
+    const struct header *header = &in->headers.items[i];
+    if (header->removed || is_ours[header->id]) continue;
+    headers_add(&out->headers, header->id, header->name, header->value);
+  }
+  write_forwarded(exchange, settings, &out->headers);
+  if (settings->edit_count) apply(exchange, &out->headers, settings->edits, settings->edit_count);
+  if (exchange->route && exchange->route->edit_count) apply(exchange, &out->headers, exchange->route->edits, exchange->route->edit_count);
+  out->host = headers_get(&out->headers, HEADER_HOST);
+  return out;
+}
