@@ -48,14 +48,14 @@ struct codec_ops {
   bool (*is_full)(const struct codec_stream *stream);
   void (*pause)(struct codec_stream *stream, unsigned reason);
   void (*resume)(struct codec_stream *stream, unsigned reason); /* reading goes on when no reason is left; never from inside */
-  void (*tunnel)(struct codec_stream *stream);    /* after a 101 (or 2xx to CONNECT): bytes both ways, no framing */
-  void (*half_close)(struct codec_stream *stream); /* tunnel: end our direction */
+  void (*tunnel)(struct codec_stream *stream);                  /* after a 101 (or 2xx to CONNECT): bytes both ways, no framing */
+  void (*half_close)(struct codec_stream *stream);              /* tunnel: end our direction */
   /* Client side: read and drop the rest of the request, up to limit; on_end comes at its end, or at the limit, or soon when reading it is no use; then the
    * connection closes after the response. */
   void (*discard_body)(struct codec_stream *stream, uint64_t limit);
-  void (*finish)(struct codec_stream *stream);    /* both directions done; the connection may be used again */
-  void (*abort)(struct codec_stream *stream);     /* give up: H1 closes the connection, H2 resets the stream */
-  uint64_t (*bytes_sent)(const struct codec_stream *stream);     /* head and body, on the wire, of this stream */
+  void (*finish)(struct codec_stream *stream);               /* both directions done; the connection may be used again */
+  void (*abort)(struct codec_stream *stream);                /* give up: H1 closes the connection, H2 resets the stream */
+  uint64_t (*bytes_sent)(const struct codec_stream *stream); /* head and body, on the wire, of this stream */
   uint64_t (*bytes_received)(const struct codec_stream *stream);
 };
 
@@ -80,9 +80,9 @@ struct codec_client;
 struct codec_client_limits {
   uint32_t head_bytes, request_line_bytes, header_fields;
   unsigned header_timeout_ms, body_timeout_ms, idle_timeout_ms, send_timeout_ms;
-  unsigned max_requests;           /* keep-alive-requests */
-  bool allow_underscores;          /* else fields with "_" in their name are dropped */
-  bool ignore_invalid;             /* drop fields with invalid names instead of 400 */
+  unsigned max_requests;  /* keep-alive-requests */
+  bool allow_underscores; /* else fields with "_" in their name are dropped */
+  bool ignore_invalid;    /* drop fields with invalid names instead of 400 */
 };
 
 struct codec_client_events {
@@ -93,7 +93,8 @@ struct codec_client_events {
   /* A head that cannot be taken: the status to answer (400, 408, 413, 414, 431, 505) and why; stream->request holds what was readable of it
    * (method and target may be empty). The callee answers on the stream as usual; the codec closes after it. */
   void (*on_bad_request)(void *owner, struct codec_stream *stream, int status, const char *why);
-  /* The connection is over; the codec frees itself after this call. No stream is open then. Always from a deferred call, never from inside a call of the owner's. */
+  /* The connection is over; the codec frees itself after this call. No stream is open then. Always from a deferred call, never from inside a call of the
+   * owner's. */
   void (*on_close)(void *owner);
 };
 

@@ -15,12 +15,12 @@ enum { CLIENT_MAGIC = MAGIC('h', '1', 'c', 'l'), STREAM_MAGIC = MAGIC('h', '1', 
 
 /* What arriving bytes are. */
 enum reading {
-  READING_HEAD = 0,   /* no stream; idle, or part of a head is there */
+  READING_HEAD = 0, /* no stream; idle, or part of a head is there */
   READING_BODY = 1,
-  READING_NEXT = 2,   /* the request is complete: what comes is the next one, and waits */
+  READING_NEXT = 2, /* the request is complete: what comes is the next one, and waits */
   READING_TUNNEL = 3,
   READING_DROPPED = 4, /* nothing that comes matters any more */
-  READING_DRAIN = 5   /* no stream: the rest of a request whose exchange is over */
+  READING_DRAIN = 5    /* no stream: the rest of a request whose exchange is over */
 };
 
 enum answering { ANSWER_NONE = 0, ANSWER_BEGUN = 1, ANSWER_DONE = 2 };
@@ -37,19 +37,19 @@ struct h1_client {
   enum reading reading;
   enum answering answering;
   unsigned requests;
-  uint64_t since_ms;          /* when this state of reading began, or last got bytes */
-  uint64_t timer_ms;          /* when the timer fires, if it is active */
+  uint64_t since_ms; /* when this state of reading began, or last got bytes */
+  uint64_t timer_ms; /* when the timer fires, if it is active */
   uint64_t full_since_ms;
-  uint64_t received;          /* of this request */
-  uint64_t drop_left;         /* discarding, draining: bytes still tolerated */
-  bool is_open;               /* a stream is lent out */
-  bool is_dead;               /* its owner was told on_abort */
-  bool closes;                /* after the current exchange */
+  uint64_t received;  /* of this request */
+  uint64_t drop_left; /* discarding, draining: bytes still tolerated */
+  bool is_open;       /* a stream is lent out */
+  bool is_dead;       /* its owner was told on_abort */
+  bool closes;        /* after the current exchange */
   bool is_shutting_down;
   bool is_discarding, has_end_to_tell;
   bool is_link_paused, has_refused, is_in_read;
   bool is_continue_sent, has_body_begun, has_stray_cr;
-  bool is_over;               /* the link is gone; `later` tells and frees */
+  bool is_over; /* the link is gone; `later` tells and frees */
 };
 
 static struct h1_client *client_of(void *pointer) {
@@ -155,12 +155,18 @@ static void on_timer(struct timer *timer) {
   }
   switch (stall) {
     case STALL_IDLE:
-    case STALL_NONE: close_now(client); break;
-    case STALL_HEAD: refuse(client, buffer_span(&client->parse.partial), (struct head_verdict){408, "head not complete in time"}); break;
+    case STALL_NONE:
+      close_now(client);
+      break;
+    case STALL_HEAD:
+      refuse(client, buffer_span(&client->parse.partial), (struct head_verdict){408, "head not complete in time"});
+      break;
     case STALL_BODY:
     case STALL_SEND:
-      if (client->is_open) fail(client, ERROR_TIMEOUT);
-      else close_now(client);
+      if (client->is_open)
+        fail(client, ERROR_TIMEOUT);
+      else
+        close_now(client);
       break;
   }
   watch(client);
@@ -232,8 +238,7 @@ static void begin_request(struct h1_client *client, struct span head, const stru
   struct head_verdict verdict = h1_parse_request(&client->parse, head, rules, stream->arena, stream->request);
   h1_parse_head_done(&client->parse);
   client->received = head.length;
-  if (verdict.status == 0 && span_equal(stream->request->method, SPAN("CONNECT")))
-    verdict = (struct head_verdict){405, "CONNECT is not for us"};
+  if (verdict.status == 0 && span_equal(stream->request->method, SPAN("CONNECT"))) verdict = (struct head_verdict){405, "CONNECT is not for us"};
   if (verdict.status) {
     client->reading = READING_DROPPED;
     client->closes = true;
@@ -243,14 +248,16 @@ static void begin_request(struct h1_client *client, struct span head, const stru
   client->reading = READING_BODY;
   client->base.events->on_request(client->base.owner, stream);
   if (!client->is_open || client->reading != READING_BODY) return;
-  if (client->parse.phase == H1_DONE) end_request(client);
-  else watch(client);
+  if (client->parse.phase == H1_DONE)
+    end_request(client);
+  else
+    watch(client);
 }
 
 /* Bytes between requests. A blank line before one is skipped (RFC 9112, 2.2). True: all of it was taken. */
 static bool read_head(struct h1_client *client, const char *data, size_t length, size_t *taken) {
-  struct h1_rules rules = {client->limits.head_bytes, client->limits.request_line_bytes, client->limits.header_fields,
-                           client->limits.allow_underscores, client->limits.ignore_invalid};
+  struct h1_rules rules = {client->limits.head_bytes, client->limits.request_line_bytes, client->limits.header_fields, client->limits.allow_underscores,
+                           client->limits.ignore_invalid};
   struct span head;
   if (!h1_parse_has_partial(&client->parse)) {
     if (client->has_stray_cr && data[0] != '\n') {
@@ -266,8 +273,12 @@ static bool read_head(struct h1_client *client, const char *data, size_t length,
     client->since_ms = now_of(client);
   }
   switch (h1_parse_gather(&client->parse, data, length, &rules, taken, &head)) {
-    case H1_GATHER_MORE: watch(client); return true;
-    case H1_GATHER_READY: begin_request(client, head, &rules); return true;
+    case H1_GATHER_MORE:
+      watch(client);
+      return true;
+    case H1_GATHER_READY:
+      begin_request(client, head, &rules);
+      return true;
     case H1_GATHER_TOO_LONG:
     default: {
       size_t line = head.length < rules.line_bytes ? head.length : rules.line_bytes;
@@ -318,18 +329,24 @@ static bool read_drain(struct h1_client *client, const char *data, size_t length
 /* One step over arrived bytes; false: the rest must wait. */
 static bool read_some(struct h1_client *client, const char *data, size_t length, size_t *taken) {
   switch (client->reading) {
-    case READING_HEAD: return read_head(client, data, length, taken);
-    case READING_BODY: return read_body(client, data, length, taken);
-    case READING_DRAIN: return read_drain(client, data, length, taken);
+    case READING_HEAD:
+      return read_head(client, data, length, taken);
+    case READING_BODY:
+      return read_body(client, data, length, taken);
+    case READING_DRAIN:
+      return read_drain(client, data, length, taken);
     case READING_TUNNEL:
       if (client->stream.paused) return false;
       *taken = length;
       client->received += length;
       client->stream.events->on_body(client->stream.owner, span_make(data, length));
       return true;
-    case READING_DROPPED: *taken = length; return true;
+    case READING_DROPPED:
+      *taken = length;
+      return true;
     case READING_NEXT:
-    default: return false;
+    default:
+      return false;
   }
 }
 
@@ -352,8 +369,10 @@ static size_t on_read(void *owner, const char *data, size_t length) {
 static void on_link_end(void *owner, int error) {
   struct h1_client *client = client_of(owner);
   if (!client->is_open) {
-    if (error == 0 && link_pending(client->base.link)) close_gracefully(client); /* the last answer is still on its way */
-    else close_now(client);
+    if (error == 0 && link_pending(client->base.link))
+      close_gracefully(client); /* the last answer is still on its way */
+    else
+      close_now(client);
   } else if (client->reading == READING_TUNNEL && error == 0) {
     client->stream.events->on_half_close(client->stream.owner);
   } else if (client->answering == ANSWER_DONE && error == 0) {
@@ -541,8 +560,10 @@ static void finish(struct codec_stream *stream) {
     close_gracefully(client);
   } else if (client->answering != ANSWER_DONE || client->sink.is_wrong) {
     /* The client must not take what it got for the whole, nor what follows for an answer. */
-    if (client->sink.is_wrong) close_gracefully(client);
-    else close_now(client);
+    if (client->sink.is_wrong)
+      close_gracefully(client);
+    else
+      close_now(client);
   } else if (client->closes || reading == READING_DROPPED || is_body_too_much(client)) {
     close_gracefully(client);
   } else if (reading == READING_BODY) {
@@ -583,22 +604,22 @@ static void send_request(struct codec_stream *stream, const struct request_head 
 }
 
 static const struct codec_ops stream_ops = {
-  .name = "HTTP/1.1",
-  .send_request = send_request,
-  .send_response = send_response,
-  .send_informational = send_informational,
-  .send_body = send_body,
-  .send_end = send_end,
-  .is_full = is_full,
-  .pause = pause_stream,
-  .resume = resume_stream,
-  .tunnel = tunnel,
-  .half_close = half_close,
-  .discard_body = discard_body,
-  .finish = finish,
-  .abort = abort_stream,
-  .bytes_sent = bytes_sent,
-  .bytes_received = bytes_received,
+    .name = "HTTP/1.1",
+    .send_request = send_request,
+    .send_response = send_response,
+    .send_informational = send_informational,
+    .send_body = send_body,
+    .send_end = send_end,
+    .is_full = is_full,
+    .pause = pause_stream,
+    .resume = resume_stream,
+    .tunnel = tunnel,
+    .half_close = half_close,
+    .discard_body = discard_body,
+    .finish = finish,
+    .abort = abort_stream,
+    .bytes_sent = bytes_sent,
+    .bytes_received = bytes_received,
 };
 
 /* ---- the connection -------------------------------------------------------------------------------------------------------- */

@@ -64,14 +64,14 @@ static int on_complete(llhttp_t *http) {
 }
 
 static const llhttp_settings_t settings = {
-  .on_url = on_text,
-  .on_status = on_text,
-  .on_header_field = on_name,
-  .on_header_value = on_value,
-  .on_header_value_complete = on_field,
-  .on_headers_complete = on_head,
-  .on_body = on_body,
-  .on_message_complete = on_complete,
+    .on_url = on_text,
+    .on_status = on_text,
+    .on_header_field = on_name,
+    .on_header_value = on_value,
+    .on_header_value_complete = on_field,
+    .on_headers_complete = on_head,
+    .on_body = on_body,
+    .on_message_complete = on_complete,
 };
 
 static bool feed(struct h1_parse *parse, const char *data, size_t length) {
@@ -151,8 +151,7 @@ enum h1_gather h1_parse_gather(struct h1_parse *parse, const char *data, size_t 
   size_t old = buffer_length(&parse->partial);
   enum h1_gather result = gather(parse, data, length, rules->head_bytes, false, taken, head);
   /* A first line that is already too long need not be read to its end. */
-  if (result == H1_GATHER_MORE && head->length > rules->line_bytes && old <= rules->line_bytes + 2 &&
-      memchr(head->data, '\n', rules->line_bytes + 1) == NULL)
+  if (result == H1_GATHER_MORE && head->length > rules->line_bytes && old <= rules->line_bytes + 2 && memchr(head->data, '\n', rules->line_bytes + 1) == NULL)
     result = H1_GATHER_TOO_LONG;
   return result;
 }
@@ -174,10 +173,14 @@ static void read_connection(struct meaning *meaning, struct span value) {
   struct span option;
   while (span_next_item(&value, ',', &option)) {
     meaning->options++;
-    if (span_equal_nocase(option, SPAN("close"))) meaning->is_close = true;
-    else if (span_equal_nocase(option, SPAN("keep-alive"))) meaning->is_keep_alive = true;
-    else if (span_equal_nocase(option, SPAN("upgrade"))) meaning->is_upgrade = true;
-    else meaning->has_others = true;
+    if (span_equal_nocase(option, SPAN("close")))
+      meaning->is_close = true;
+    else if (span_equal_nocase(option, SPAN("keep-alive")))
+      meaning->is_keep_alive = true;
+    else if (span_equal_nocase(option, SPAN("upgrade")))
+      meaning->is_upgrade = true;
+    else
+      meaning->has_others = true;
   }
 }
 
@@ -206,18 +209,29 @@ static bool read_meaning(struct headers *headers, struct meaning *meaning) {
   for (unsigned i = 0; i < headers->count; i++) {
     struct header *header = &headers->items[i];
     switch (header->id) {
-      case HEADER_CONNECTION: read_connection(meaning, header->value); break;
-      case HEADER_CONTENT_LENGTH: meaning->has_length = span_to_u64(header->value, INT64_MAX, &meaning->length); break;
-      case HEADER_TRANSFER_ENCODING: meaning->is_chunked = true; break;
+      case HEADER_CONNECTION:
+        read_connection(meaning, header->value);
+        break;
+      case HEADER_CONTENT_LENGTH:
+        meaning->has_length = span_to_u64(header->value, INT64_MAX, &meaning->length);
+        break;
+      case HEADER_TRANSFER_ENCODING:
+        meaning->is_chunked = true;
+        break;
       case HEADER_UPGRADE:
         if (meaning->upgrade.length == 0) meaning->upgrade = header->value;
         break;
-      case HEADER_TE: meaning->accepts_trailers = has_item(header->value, SPAN("trailers")); break;
-      case HEADER_EXPECT: meaning->expects_continue = span_equal_nocase(header->value, SPAN("100-continue")); break;
+      case HEADER_TE:
+        meaning->accepts_trailers = has_item(header->value, SPAN("trailers"));
+        break;
+      case HEADER_EXPECT:
+        meaning->expects_continue = span_equal_nocase(header->value, SPAN("100-continue"));
+        break;
       case HEADER_HOST:
         if (meaning->host.data == NULL) meaning->host = header->value;
         break;
-      default: break;
+      default:
+        break;
     }
   }
   if (meaning->options > MAX_CONNECTION_OPTIONS) return false;
@@ -230,9 +244,7 @@ static bool read_meaning(struct headers *headers, struct meaning *meaning) {
   return true;
 }
 
-static bool keeps_alive(const struct meaning *meaning, unsigned version_minor) {
-  return !meaning->is_close && (version_minor >= 1 || meaning->is_keep_alive);
-}
+static bool keeps_alive(const struct meaning *meaning, unsigned version_minor) { return !meaning->is_close && (version_minor >= 1 || meaning->is_keep_alive); }
 
 /* ---- heads ----------------------------------------------------------------------------------------------------------------- */
 
@@ -280,9 +292,8 @@ static struct span adopt(struct h1_parse *parse, struct span head, const struct 
 /* Methods that llhttp knows and that mean nothing special to it. Others are shown to it as POST, so that extension methods pass, and so
  * that those which it reserves for RTSP or ICE do not. */
 static bool is_plain_method(struct span method) {
-  return span_equal(method, SPAN("GET")) || span_equal(method, SPAN("POST")) || span_equal(method, SPAN("HEAD")) ||
-         span_equal(method, SPAN("PUT")) || span_equal(method, SPAN("DELETE")) || span_equal(method, SPAN("OPTIONS")) ||
-         span_equal(method, SPAN("PATCH")) || span_equal(method, SPAN("CONNECT"));
+  return span_equal(method, SPAN("GET")) || span_equal(method, SPAN("POST")) || span_equal(method, SPAN("HEAD")) || span_equal(method, SPAN("PUT")) ||
+         span_equal(method, SPAN("DELETE")) || span_equal(method, SPAN("OPTIONS")) || span_equal(method, SPAN("PATCH")) || span_equal(method, SPAN("CONNECT"));
 }
 
 static bool feed_request(struct h1_parse *parse, struct span copy, struct span method) {
@@ -311,7 +322,8 @@ static struct message_body body_of(const struct meaning *meaning) {
   return (struct message_body){BODY_NONE, 0};
 }
 
-static struct head_verdict parse_request(struct h1_parse *parse, struct span head, const struct h1_rules *rules, struct arena *arena, struct request_head *request) {
+static struct head_verdict parse_request(struct h1_parse *parse, struct span head, const struct h1_rules *rules, struct arena *arena,
+                                         struct request_head *request) {
   struct head_facts facts = {0, 0};
   struct head_verdict verdict = head_check_facts(HEAD_REQUEST, head, rules->line_bytes, rules->fields, &facts);
   if (verdict.status) return verdict;
@@ -345,7 +357,8 @@ static struct head_verdict parse_request(struct h1_parse *parse, struct span hea
   return REFUSE(0, NULL);
 }
 
-struct head_verdict h1_parse_request(struct h1_parse *parse, struct span head, const struct h1_rules *rules, struct arena *arena, struct request_head *request) {
+struct head_verdict h1_parse_request(struct h1_parse *parse, struct span head, const struct h1_rules *rules, struct arena *arena,
+                                     struct request_head *request) {
   memset(request, 0, sizeof *request);
   h1_parse_salvage(SPAN(""), arena, request);
   struct head_verdict verdict = parse_request(parse, head, rules, arena, request);
@@ -430,9 +443,12 @@ static bool begin_chunk(struct h1_parse *parse, struct span line) {
   parse->left = 0;
   for (;; digits++) {
     char c = line.data[digits], low = (char)(c | 0x20);
-    if (c >= '0' && c <= '9') parse->left = parse->left << 4 | (unsigned)(c - '0');
-    else if (low >= 'a' && low <= 'f') parse->left = parse->left << 4 | (unsigned)(low - 'a' + 10);
-    else break;
+    if (c >= '0' && c <= '9')
+      parse->left = parse->left << 4 | (unsigned)(c - '0');
+    else if (low >= 'a' && low <= 'f')
+      parse->left = parse->left << 4 | (unsigned)(low - 'a' + 10);
+    else
+      break;
   }
   parse->why = "chunk size read in two ways";
   if (!feed(parse, line.data, digits) || !feed(parse, "\r\n", 2)) return false;
@@ -517,9 +533,12 @@ enum h1_event h1_parse_body(struct h1_parse *parse, const char *data, size_t len
     enum h1_event event;
     switch (parse->phase) {
       case H1_LENGTH:
-      case H1_CHUNK_DATA: return take_data(parse, at, left, taken, piece);
-      case H1_UNTIL_CLOSE: return take_until_close(parse, at, left, taken, piece);
-      case H1_TRAILERS: return take_trailers(parse, at, left, taken);
+      case H1_CHUNK_DATA:
+        return take_data(parse, at, left, taken, piece);
+      case H1_UNTIL_CLOSE:
+        return take_until_close(parse, at, left, taken, piece);
+      case H1_TRAILERS:
+        return take_trailers(parse, at, left, taken);
       case H1_CHUNK_LINE:
         event = take_chunk_line(parse, at, left, taken);
         if (event != H1_EVENT_DATA) return event;
@@ -537,7 +556,9 @@ enum h1_event h1_parse_body(struct h1_parse *parse, const char *data, size_t len
       case H1_HEAD:
       case H1_DONE:
       case H1_BROKEN:
-      default: must(!"a body is read before its head"); return H1_EVENT_BAD;
+      default:
+        must(!"a body is read before its head");
+        return H1_EVENT_BAD;
     }
   }
 }

@@ -32,14 +32,14 @@ struct h1_parse {
   llhttp_t http;
   enum head_kind kind;
   enum h1_phase phase;
-  uint64_t left;            /* of the body, or of the chunk */
+  uint64_t left; /* of the body, or of the chunk */
   struct buffer partial;
-  size_t searched;          /* bytes of `partial` without an end in them */
-  struct arena *arena;      /* of the message being read */
-  struct headers *fields;   /* where llhttp's fields go */
-  struct headers *trailers; /* NULL, or those of this message */
+  size_t searched;                     /* bytes of `partial` without an end in them */
+  struct arena *arena;                 /* of the message being read */
+  struct headers *fields;              /* where llhttp's fields go */
+  struct headers *trailers;            /* NULL, or those of this message */
   struct span name, value, text, body; /* what llhttp reported last; text: target or reason */
-  const char *why;          /* of the last refusal */
+  const char *why;                     /* of the last refusal */
   bool allow_underscores, ignore_invalid, skips_body;
   bool is_head_seen, is_complete; /* as llhttp sees it */
   bool is_chunked, has_length;

@@ -17,7 +17,7 @@ enum awaiting {
   AWAITING_NOTHING = 0, /* idle, or the answer is complete: whatever comes is unexpected */
   AWAITING_HEAD = 1,
   AWAITING_BODY = 2,
-  AWAITING_SWITCH = 3,  /* a 101 came, the owner has not called tunnel yet */
+  AWAITING_SWITCH = 3, /* a 101 came, the owner has not called tunnel yet */
   AWAITING_TUNNEL = 4,
   AWAITING_DROPPED = 5
 };
@@ -31,9 +31,9 @@ struct h1_upstream {
   struct deferred later;
   enum awaiting awaiting;
   unsigned informational;
-  uint64_t written_before;  /* bytes that the link had sent when the request began */
-  bool is_open;             /* a stream is lent out */
-  bool is_dead;             /* its owner was told on_abort */
+  uint64_t written_before; /* bytes that the link had sent when the request began */
+  bool is_open;            /* a stream is lent out */
+  bool is_dead;            /* its owner was told on_abort */
   bool is_request_begun, is_request_done, wants_reuse;
   bool is_answer_done, is_tainted; /* tainted: the connection must not carry another request */
   bool is_link_paused, has_refused, is_in_read;
@@ -179,12 +179,15 @@ static void read_body(struct h1_upstream *upstream, const char *data, size_t len
 /* One step over arrived bytes; false: the rest must wait. */
 static bool read_some(struct h1_upstream *upstream, const char *data, size_t length, size_t *taken) {
   switch (upstream->awaiting) {
-    case AWAITING_HEAD: read_head(upstream, data, length, taken); return true;
+    case AWAITING_HEAD:
+      read_head(upstream, data, length, taken);
+      return true;
     case AWAITING_BODY:
       if (upstream->stream.paused) return false;
       read_body(upstream, data, length, taken);
       return true;
-    case AWAITING_SWITCH: return false;
+    case AWAITING_SWITCH:
+      return false;
     case AWAITING_TUNNEL:
       if (upstream->stream.paused) return false;
       *taken = length;
@@ -194,11 +197,15 @@ static bool read_some(struct h1_upstream *upstream, const char *data, size_t len
     case AWAITING_NOTHING: /* an answer to nothing: whoever sends it might mean it for the next request */
       upstream->is_tainted = true;
       *taken = length;
-      if (!upstream->is_open) leave_pool(upstream);
-      else if (!upstream->is_request_begun) fail(upstream, ERROR_PROTOCOL);
+      if (!upstream->is_open)
+        leave_pool(upstream);
+      else if (!upstream->is_request_begun)
+        fail(upstream, ERROR_PROTOCOL);
       return true;
     case AWAITING_DROPPED:
-    default: *taken = length; return true;
+    default:
+      *taken = length;
+      return true;
   }
 }
 
@@ -320,8 +327,10 @@ static void finish(struct codec_stream *stream) {
   if (upstream->is_over) return;
   if (!keeps) {
     /* A tunnel's last bytes still go out. */
-    if (is_tunnel) link_close_gracefully(forget_link(upstream), 5000);
-    else close_now(upstream);
+    if (is_tunnel)
+      link_close_gracefully(forget_link(upstream), 5000);
+    else
+      close_now(upstream);
     return;
   }
   h1_parse_reset(&upstream->parse);
@@ -353,22 +362,22 @@ static void discard_body(struct codec_stream *stream, uint64_t limit) {
 }
 
 static const struct codec_ops stream_ops = {
-  .name = "HTTP/1.1",
-  .send_request = send_request,
-  .send_response = send_response,
-  .send_informational = send_response,
-  .send_body = send_body,
-  .send_end = send_end,
-  .is_full = is_full,
-  .pause = pause_stream,
-  .resume = resume_stream,
-  .tunnel = tunnel,
-  .half_close = half_close,
-  .discard_body = discard_body,
-  .finish = finish,
-  .abort = abort_stream,
-  .bytes_sent = bytes_sent,
-  .bytes_received = bytes_received,
+    .name = "HTTP/1.1",
+    .send_request = send_request,
+    .send_response = send_response,
+    .send_informational = send_response,
+    .send_body = send_body,
+    .send_end = send_end,
+    .is_full = is_full,
+    .pause = pause_stream,
+    .resume = resume_stream,
+    .tunnel = tunnel,
+    .half_close = half_close,
+    .discard_body = discard_body,
+    .finish = finish,
+    .abort = abort_stream,
+    .bytes_sent = bytes_sent,
+    .bytes_received = bytes_received,
 };
 
 /* ---- the connection -------------------------------------------------------------------------------------------------------- */

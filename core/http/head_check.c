@@ -49,8 +49,8 @@ static bool is_digits(struct span text) {
 }
 
 static struct head_verdict check_version(struct span version, struct survey *survey) {
-  if (version.length != 8 || memcmp(version.data, "HTTP/", 5) != 0 || version.data[6] != '.' ||
-      !is_digits(span_make(version.data + 5, 1)) || !is_digits(span_make(version.data + 7, 1)))
+  if (version.length != 8 || memcmp(version.data, "HTTP/", 5) != 0 || version.data[6] != '.' || !is_digits(span_make(version.data + 5, 1)) ||
+      !is_digits(span_make(version.data + 7, 1)))
     return REFUSE(400, "malformed HTTP version");
   if (version.data[5] != '1' || version.data[7] > '1') return REFUSE(505, "HTTP version not supported");
   survey->is_http_1_1 = version.data[7] == '1';
@@ -74,8 +74,7 @@ static struct head_verdict check_target(struct span target, struct span method, 
     if (c == '#') return REFUSE(400, "fragment in the request target");
   }
   struct span host, port;
-  if (span_equal(method, SPAN("CONNECT")))
-    return uri_split_authority(target, &host, &port) && port.length ? fine : REFUSE(400, "malformed CONNECT target");
+  if (span_equal(method, SPAN("CONNECT"))) return uri_split_authority(target, &host, &port) && port.length ? fine : REFUSE(400, "malformed CONNECT target");
   if (target.data[0] == '/') return fine;
   if (target.length == 1 && target.data[0] == '*') return span_equal(method, SPAN("OPTIONS")) ? fine : REFUSE(400, "\"*\" is for OPTIONS only");
   struct span authority = uri_authority(target);
@@ -145,10 +144,17 @@ static struct span trim_spaces(struct span value) {
 static struct head_verdict check_known(struct span name, struct span value, struct survey *survey) {
   bool is_length = false, is_encoding = false, is_host = false;
   switch (name.length) {
-    case 4: is_host = survey->kind != HEAD_RESPONSE && span_equal_nocase(name, SPAN("host")); break;
-    case 14: is_length = span_equal_nocase(name, SPAN("content-length")); break;
-    case 17: is_encoding = span_equal_nocase(name, SPAN("transfer-encoding")); break;
-    default: return fine;
+    case 4:
+      is_host = survey->kind != HEAD_RESPONSE && span_equal_nocase(name, SPAN("host"));
+      break;
+    case 14:
+      is_length = span_equal_nocase(name, SPAN("content-length"));
+      break;
+    case 17:
+      is_encoding = span_equal_nocase(name, SPAN("transfer-encoding"));
+      break;
+    default:
+      return fine;
   }
   if (survey->kind == HEAD_TRAILERS) return is_length || is_encoding || is_host ? REFUSE(400, "framing field in trailers") : fine;
   if (is_length) return check_length(trim_spaces(value), survey);
@@ -164,7 +170,8 @@ static struct head_verdict check_field(const char *line, const char *end, struct
   const char *at = line + length;
   bool is_odd = false;
   while (at < end && *at != ':') { /* not a token: see whether it is merely unusual */
-    if (scan_is_control((unsigned char)*at)) return *at == '\r' && at + 1 < end && at[1] == '\n' ? REFUSE(400, "field line without a colon") : refuse_control(at, end);
+    if (scan_is_control((unsigned char)*at))
+      return *at == '\r' && at + 1 < end && at[1] == '\n' ? REFUSE(400, "field line without a colon") : refuse_control(at, end);
     if (*at == ' ' || *at == '\t') return REFUSE(400, "space in or behind a field name");
     is_odd = true;
     at++;
@@ -247,8 +254,7 @@ static bool skip_extension(struct span *rest) {
 
 struct head_verdict head_check_chunk_line(struct span line) {
   if (line.length > LIMIT_CHUNK_LINE_BYTES) return REFUSE(400, "chunk line too long");
-  if (line.length < 2 || line.data[line.length - 2] != '\r' || line.data[line.length - 1] != '\n')
-    return REFUSE(400, "chunk line without CRLF");
+  if (line.length < 2 || line.data[line.length - 2] != '\r' || line.data[line.length - 1] != '\n') return REFUSE(400, "chunk line without CRLF");
   struct span rest = span_make(line.data, line.length - 2);
   if (scan_text(rest.data, rest.length) != rest.length) return REFUSE(400, "control character in a chunk line");
   size_t digits = 0, significant = 0;

@@ -19,8 +19,8 @@ struct head_verdict {
 size_t head_find_end(const char *data, size_t length, size_t from);
 /* Checks a complete head, blank line included. Bare CR, bare LF, NUL and other control bytes, obs-fold, space before the colon, empty or
  * invalid names (reported; the caller may drop them when they are merely unusual), bad version, several or non-equal Content-Length, Content-Length with
- * Transfer-Encoding, Transfer-Encoding other than one final "chunked", Transfer-Encoding in HTTP/1.0, missing, repeated or malformed Host in HTTP/1.1, bad method token,
- * whitespace in the target, fragments, size and count limits. */
+ * Transfer-Encoding, Transfer-Encoding other than one final "chunked", Transfer-Encoding in HTTP/1.0, missing, repeated or malformed Host in HTTP/1.1, bad
+ * method token, whitespace in the target, fragments, size and count limits. */
 struct head_verdict head_check(enum head_kind kind, struct span head, size_t max_line, unsigned max_fields);
 /* The same; with `facts`, names that are not tokens but hold no space or control character are counted there instead of refused. */
 struct head_facts {
@@ -28,7 +28,8 @@ struct head_facts {
   unsigned odd_names;
 };
 struct head_verdict head_check_facts(enum head_kind kind, struct span head, size_t max_line, unsigned max_fields, struct head_facts *facts);
-/* Checks one chunk-size line with its CRLF (RFC 9112, 7.1): digits, no leading "+", "0x" or spaces, no overflow, extensions bounded and without control bytes. */
+/* Checks one chunk-size line with its CRLF (RFC 9112, 7.1): digits, no leading "+", "0x" or spaces, no overflow, extensions bounded and without control bytes.
+ */
 struct head_verdict head_check_chunk_line(struct span line);
 
 #endif

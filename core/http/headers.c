@@ -7,45 +7,58 @@
 
 static const struct span names[HEADER_ID_COUNT] = {
 #define X(id, name, hop) [HEADER_##id] = {name, sizeof(name) - 1},
-  HEADER_NAMES(X)
+    HEADER_NAMES(X)
 #undef X
 };
 
 static const bool hop_by_hop[HEADER_ID_COUNT] = {
 #define X(id, name, hop) [HEADER_##id] = (hop) != 0,
-  HEADER_NAMES(X)
+    HEADER_NAMES(X)
 #undef X
 };
 
 /* What a byte may be part of; see scan.h. */
 const uint8_t scan_class[256] = {
-  ['!'] = SCAN_TOKEN,  ['#'] = SCAN_TOKEN,  ['$'] = SCAN_TOKEN,  ['%'] = SCAN_TOKEN, ['&'] = SCAN_TOKEN, ['\''] = SCAN_TOKEN,
-  ['*'] = SCAN_TOKEN,  ['+'] = SCAN_TOKEN,  ['.'] = SCAN_TOKEN,  ['^'] = SCAN_TOKEN, ['`'] = SCAN_TOKEN, ['|'] = SCAN_TOKEN,
-  ['~'] = SCAN_TOKEN,  ['-'] = SCAN_TOKEN | SCAN_PLAIN,          ['_'] = SCAN_TOKEN | SCAN_UNDERSCORE,
-  ['0' ... '9'] = SCAN_TOKEN | SCAN_PLAIN | SCAN_DIGIT,          ['A' ... 'Z'] = SCAN_TOKEN | SCAN_PLAIN,
-  ['a' ... 'z'] = SCAN_TOKEN | SCAN_PLAIN,
+    ['!'] = SCAN_TOKEN,
+    ['#'] = SCAN_TOKEN,
+    ['$'] = SCAN_TOKEN,
+    ['%'] = SCAN_TOKEN,
+    ['&'] = SCAN_TOKEN,
+    ['\''] = SCAN_TOKEN,
+    ['*'] = SCAN_TOKEN,
+    ['+'] = SCAN_TOKEN,
+    ['.'] = SCAN_TOKEN,
+    ['^'] = SCAN_TOKEN,
+    ['`'] = SCAN_TOKEN,
+    ['|'] = SCAN_TOKEN,
+    ['~'] = SCAN_TOKEN,
+    ['-'] = SCAN_TOKEN | SCAN_PLAIN,
+    ['_'] = SCAN_TOKEN | SCAN_UNDERSCORE,
+    ['0' ... '9'] = SCAN_TOKEN | SCAN_PLAIN | SCAN_DIGIT,
+    ['A' ... 'Z'] = SCAN_TOKEN | SCAN_PLAIN,
+    ['a' ... 'z'] = SCAN_TOKEN | SCAN_PLAIN,
 };
 
 /* The well-known names by length: one comparison usually decides, and a name of another length costs nothing. */
 enum { LONGEST_NAME = 25, SAME_LENGTH = 7 };
 static const uint8_t by_length[LONGEST_NAME + 1][SAME_LENGTH] = {
-  [2] = {HEADER_TE},
-  [4] = {HEADER_HOST, HEADER_DATE, HEADER_ETAG},
-  [5] = {HEADER_PROXY},
-  [6] = {HEADER_ACCEPT, HEADER_COOKIE, HEADER_EXPECT, HEADER_SERVER, HEADER_ORIGIN},
-  [7] = {HEADER_TRAILER, HEADER_UPGRADE, HEADER_REFERER},
-  [8] = {HEADER_LOCATION, HEADER_X_SCHEME},
-  [9] = {HEADER_X_REAL_IP},
-  [10] = {HEADER_CONNECTION, HEADER_KEEP_ALIVE, HEADER_USER_AGENT, HEADER_SET_COOKIE},
-  [12] = {HEADER_CONTENT_TYPE, HEADER_X_REQUEST_ID},
-  [13] = {HEADER_CACHE_CONTROL, HEADER_LAST_MODIFIED, HEADER_AUTHORIZATION},
-  [14] = {HEADER_CONTENT_LENGTH, HEADER_X_ORIGINAL_URI},
-  [15] = {HEADER_ACCEPT_ENCODING, HEADER_ACCEPT_LANGUAGE, HEADER_X_FORWARDED_FOR},
-  [16] = {HEADER_PROXY_CONNECTION, HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PORT},
-  [17] = {HEADER_TRANSFER_ENCODING, HEADER_X_FORWARDED_PROTO},
-  [18] = {HEADER_X_FORWARDED_SCHEME, HEADER_X_FORWARDED_PREFIX},
-  [24] = {HEADER_X_ORIGINAL_FORWARDED_FOR},
-  [25] = {HEADER_STRICT_TRANSPORT_SECURITY, HEADER_X_ORIGINAL_FORWARDED_HOST},
+    [2] = {HEADER_TE},
+    [4] = {HEADER_HOST, HEADER_DATE, HEADER_ETAG},
+    [5] = {HEADER_PROXY},
+    [6] = {HEADER_ACCEPT, HEADER_COOKIE, HEADER_EXPECT, HEADER_SERVER, HEADER_ORIGIN},
+    [7] = {HEADER_TRAILER, HEADER_UPGRADE, HEADER_REFERER},
+    [8] = {HEADER_LOCATION, HEADER_X_SCHEME},
+    [9] = {HEADER_X_REAL_IP},
+    [10] = {HEADER_CONNECTION, HEADER_KEEP_ALIVE, HEADER_USER_AGENT, HEADER_SET_COOKIE},
+    [12] = {HEADER_CONTENT_TYPE, HEADER_X_REQUEST_ID},
+    [13] = {HEADER_CACHE_CONTROL, HEADER_LAST_MODIFIED, HEADER_AUTHORIZATION},
+    [14] = {HEADER_CONTENT_LENGTH, HEADER_X_ORIGINAL_URI},
+    [15] = {HEADER_ACCEPT_ENCODING, HEADER_ACCEPT_LANGUAGE, HEADER_X_FORWARDED_FOR},
+    [16] = {HEADER_PROXY_CONNECTION, HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PORT},
+    [17] = {HEADER_TRANSFER_ENCODING, HEADER_X_FORWARDED_PROTO},
+    [18] = {HEADER_X_FORWARDED_SCHEME, HEADER_X_FORWARDED_PREFIX},
+    [24] = {HEADER_X_ORIGINAL_FORWARDED_FOR},
+    [25] = {HEADER_STRICT_TRANSPORT_SECURITY, HEADER_X_ORIGINAL_FORWARDED_HOST},
 };
 
 /* Right for what it is compared with: of the bytes of a token, none but a letter becomes a letter, and none but "-" becomes "-". */
@@ -107,7 +120,9 @@ struct header *headers_next_name(const struct headers *headers, struct span name
   return NULL;
 }
 
-struct header *headers_find_name(const struct headers *headers, struct span name) { return headers_next_name(headers, name, NULL); }
+struct header *headers_find_name(const struct headers *headers, struct span name) {
+  return headers_next_name(headers, name, NULL);
+}
 
 struct span headers_get(const struct headers *headers, enum header_id id) {
   const struct header *header = headers_find(headers, id);

@@ -15,13 +15,13 @@ struct message_body {
 };
 
 struct request_head {
-  struct span method;    /* "GET" */
-  struct span target;    /* as received */
-  struct span host;      /* authority of an absolute target (the Host field is then set to it), else the Host field; may be empty for HTTP/1.0 */
+  struct span method; /* "GET" */
+  struct span target; /* as received */
+  struct span host;   /* authority of an absolute target (the Host field is then set to it), else the Host field; may be empty for HTTP/1.0 */
   uint8_t version_major, version_minor;
   struct headers headers;
   struct message_body body;
-  bool keep_alive;       /* the client would reuse the connection */
+  bool keep_alive; /* the client would reuse the connection */
   bool expects_continue;
   bool accepts_trailers; /* TE: trailers */
   struct span upgrade;   /* value of Upgrade when Connection names it; else empty */
@@ -30,13 +30,13 @@ struct request_head {
 
 struct response_head {
   int status;
-  struct span reason;    /* may be empty: the standard phrase is used */
+  struct span reason; /* may be empty: the standard phrase is used */
   uint8_t version_minor;
   struct headers headers;
   struct message_body body; /* as the fields say; whether one follows: status_has_body */
-  bool keep_alive;       /* the upstream's connection can be reused after this message; means nothing to send_response */
-  bool close;            /* send_response: say Connection: close, whatever the codec would do */
-  struct span upgrade;   /* 101: value of Upgrade; send_response falls back on the request's */
+  bool keep_alive;          /* the upstream's connection can be reused after this message; means nothing to send_response */
+  bool close;               /* send_response: say Connection: close, whatever the codec would do */
+  struct span upgrade;      /* 101: value of Upgrade; send_response falls back on the request's */
   uint32_t size;
 };
 

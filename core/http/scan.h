@@ -7,8 +7,8 @@
 #include <string.h>
 
 enum scan_bits {
-  SCAN_TOKEN = 1,      /* RFC 9110, 5.6.2 */
-  SCAN_PLAIN = 2,      /* letters, digits, "-": what nginx calls a valid field name */
+  SCAN_TOKEN = 1, /* RFC 9110, 5.6.2 */
+  SCAN_PLAIN = 2, /* letters, digits, "-": what nginx calls a valid field name */
   SCAN_UNDERSCORE = 4,
   SCAN_DIGIT = 8
 };

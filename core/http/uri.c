@@ -118,7 +118,10 @@ int uri_parse_target(struct span target, struct span method, struct arena *arena
 }
 
 /* Bytes of a host name: RFC 3986's unreserved and sub-delims but for what only makes trouble. Escapes and userinfo are refused. */
-static bool is_host_byte(char c) { return is_alphanumeric(c) || c == '-' || c == '.' || c == '_' || c == '~' || c == '!' || c == '$' || c == '&' || c == '\'' || c == '(' || c == ')' || c == '*' || c == '+' || c == ';' || c == '='; }
+static bool is_host_byte(char c) {
+  return is_alphanumeric(c) || c == '-' || c == '.' || c == '_' || c == '~' || c == '!' || c == '$' || c == '&' || c == '\'' || c == '(' || c == ')' ||
+         c == '*' || c == '+' || c == ';' || c == '=';
+}
 
 bool uri_split_authority(struct span authority, struct span *host, struct span *port) {
   size_t end = 0;
@@ -188,8 +191,12 @@ static struct span escape(struct span text, bool (*needs)(char c), struct arena 
   return span_make(out, (size_t)(at - out));
 }
 
-struct span uri_escape_path(struct span path, struct arena *arena) { return escape(path, path_needs_escape, arena); }
-struct span uri_escape_component(struct span text, struct arena *arena) { return escape(text, component_needs_escape, arena); }
+struct span uri_escape_path(struct span path, struct arena *arena) {
+  return escape(path, path_needs_escape, arena);
+}
+struct span uri_escape_component(struct span text, struct arena *arena) {
+  return escape(text, component_needs_escape, arena);
+}
 
 struct span uri_unescape(struct span text, bool plus_is_space, struct arena *arena) {
   bool is_plain = span_find(text, '%') == text.length && (!plus_is_space || span_find(text, '+') == text.length);

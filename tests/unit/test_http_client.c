@@ -46,8 +46,10 @@ static void tell(struct world *world, const char *format, ...) {
 static void done(struct world *world, bool is_abort) {
   struct codec_stream *stream = world->stream;
   world->stream = NULL;
-  if (is_abort) stream->ops->abort(stream);
-  else stream->ops->finish(stream);
+  if (is_abort)
+    stream->ops->abort(stream);
+  else
+    stream->ops->finish(stream);
   arena_free(&world->arena);
   world->has_arena = false;
 }
@@ -65,8 +67,10 @@ static void answer(struct world *world, int status, const char *body) {
 
 static void on_body(void *owner, struct span data) {
   struct world *world = owner;
-  if (data.length < 100) tell(world, "body(%.*s) ", (int)data.length, data.data);
-  else tell(world, "body[%zu] ", data.length);
+  if (data.length < 100)
+    tell(world, "body(%.*s) ", (int)data.length, data.data);
+  else
+    tell(world, "body[%zu] ", data.length);
   if (world->pauses_at_body) world->stream->ops->pause(world->stream, PAUSE_SINK_FULL);
 }
 
@@ -104,7 +108,8 @@ static void on_request(void *owner, struct codec_stream *stream) {
   struct world *world = owner;
   stream->events = &events;
   stream->owner = world;
-  tell(world, "%.*s(%.*s) ", (int)stream->request->method.length, stream->request->method.data, (int)stream->request->target.length, stream->request->target.data);
+  tell(world, "%.*s(%.*s) ", (int)stream->request->method.length, stream->request->method.data, (int)stream->request->target.length,
+       stream->request->target.data);
   if (!world->finishes_at_request) return;
   answer(world, 403, "no");
   done(world, false);
@@ -180,9 +185,15 @@ static void begin_with(struct world *world, struct codec_client_limits limits) {
   world->habit = HABIT_ANSWER;
 }
 
-static const struct codec_client_limits ordinary = {.head_bytes = LIMIT_HEAD_BYTES, .request_line_bytes = LIMIT_REQUEST_LINE_BYTES,
-  .header_fields = LIMIT_HEADER_FIELDS, .header_timeout_ms = 60000, .body_timeout_ms = 60000, .idle_timeout_ms = 75000, .send_timeout_ms = 60000,
-  .max_requests = 1000, .ignore_invalid = true};
+static const struct codec_client_limits ordinary = {.head_bytes = LIMIT_HEAD_BYTES,
+                                                    .request_line_bytes = LIMIT_REQUEST_LINE_BYTES,
+                                                    .header_fields = LIMIT_HEADER_FIELDS,
+                                                    .header_timeout_ms = 60000,
+                                                    .body_timeout_ms = 60000,
+                                                    .idle_timeout_ms = 75000,
+                                                    .send_timeout_ms = 60000,
+                                                    .max_requests = 1000,
+                                                    .ignore_invalid = true};
 
 static void begin(struct world *world) { begin_with(world, ordinary); }
 
@@ -265,13 +276,14 @@ static void test_bad(void **state) {
   static const struct {
     const char *text, *story;
   } table[] = {
-    {"GET / HTTP/1.1\r\n\r\n", "bad(400) closed "},
-    {"GET / HTTP/1.1\nHost: h\n\n", "bad(400) closed "},
-    {"GET / HTTP/3.0\r\nHost: h\r\n\r\n", "bad(505) closed "},
-    {"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", "bad(405) closed "},
-    {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n", "bad(400) closed "},
-    {"\rGET / HTTP/1.1\r\nHost: h\r\n\r\n", "bad(400) closed "},
-    {"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcX", "POST(/) body(abc) abort(protocol error) closed "},
+      {"GET / HTTP/1.1\r\n\r\n", "bad(400) closed "},
+      {"GET / HTTP/1.1\nHost: h\n\n", "bad(400) closed "},
+      {"GET / HTTP/3.0\r\nHost: h\r\n\r\n", "bad(505) closed "},
+      {"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", "bad(405) closed "},
+      {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n",
+       "bad(400) closed "},
+      {"\rGET / HTTP/1.1\r\nHost: h\r\n\r\n", "bad(400) closed "},
+      {"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcX", "POST(/) body(abc) abort(protocol error) closed "},
   };
   for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
     struct world world;
@@ -540,7 +552,8 @@ static void test_pause(void **state) {
 static void test_client_leaves(void **state) {
   (void)state;
   static const char *const texts[] = {"", "GET / HT", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab", "GET / HTTP/1.1\r\nHost: h\r\n\r\n"};
-  static const char *const stories[] = {"closed ", "closed ", "POST(/) body(ab) abort(connection closed by peer) closed ", "GET(/) end abort(connection closed by peer) closed "};
+  static const char *const stories[] = {"closed ", "closed ", "POST(/) body(ab) abort(connection closed by peer) closed ",
+                                        "GET(/) end abort(connection closed by peer) closed "};
   for (size_t i = 0; i < 4; i++) {
     struct world world;
     begin(&world);
@@ -728,11 +741,14 @@ static void test_timeouts(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_keep_alive),      cmocka_unit_test(test_pipelining),  cmocka_unit_test(test_bytes),
-    cmocka_unit_test(test_bad),             cmocka_unit_test(test_framings),    cmocka_unit_test(test_lengths_that_lie),
-    cmocka_unit_test(test_response_fields), cmocka_unit_test(test_continue),    cmocka_unit_test(test_early_answer),
-    cmocka_unit_test(test_pause),           cmocka_unit_test(test_client_leaves), cmocka_unit_test(test_back_pressure),
-    cmocka_unit_test(test_tunnel),          cmocka_unit_test(test_shutdown),    cmocka_unit_test(test_timeouts),
+      cmocka_unit_test(test_keep_alive),      cmocka_unit_test(test_pipelining),
+      cmocka_unit_test(test_bytes),           cmocka_unit_test(test_bad),
+      cmocka_unit_test(test_framings),        cmocka_unit_test(test_lengths_that_lie),
+      cmocka_unit_test(test_response_fields), cmocka_unit_test(test_continue),
+      cmocka_unit_test(test_early_answer),    cmocka_unit_test(test_pause),
+      cmocka_unit_test(test_client_leaves),   cmocka_unit_test(test_back_pressure),
+      cmocka_unit_test(test_tunnel),          cmocka_unit_test(test_shutdown),
+      cmocka_unit_test(test_timeouts),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

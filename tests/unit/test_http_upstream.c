@@ -139,7 +139,8 @@ static void end(struct world *world) {
 }
 
 static struct request_head head_of(struct world *world, const char *method, const char *target) {
-  struct request_head head = {.method = span_of(method), .target = span_of(target), .host = SPAN("h"), .version_major = 1, .version_minor = 1, .keep_alive = true};
+  struct request_head head = {
+      .method = span_of(method), .target = span_of(target), .host = SPAN("h"), .version_major = 1, .version_minor = 1, .keep_alive = true};
   headers_init(&head.headers, &world->arena);
   return head;
 }
@@ -225,18 +226,18 @@ static void test_requests(void **state) {
 static const struct {
   const char *method, *text, *story; /* then finish */
 } answers[] = {
-  {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "head(200) body(ok) end kept "},
-  {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "head(200) end kept "},
-  {"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nT: 1\r\n\r\n", "head(200) body(ok) end trailer(T) kept "},
-  {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok", "head(200) body(ok) end dropped "},
-  {"GET", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", "head(200) body(ok) end dropped "},
-  {"GET", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok", "head(200) body(ok) end kept "},
-  {"HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", "head(200) end kept "},
-  {"HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "head(200) end dropped "}, /* bytes that nobody asked for */
-  {"GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n", "head(304) end kept "},
-  {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "head(200) body(ok) end dropped "},
-  {"GET", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-   "informational(100) informational(103) head(200) end kept "},
+    {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "head(200) body(ok) end kept "},
+    {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "head(200) end kept "},
+    {"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nT: 1\r\n\r\n", "head(200) body(ok) end trailer(T) kept "},
+    {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok", "head(200) body(ok) end dropped "},
+    {"GET", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", "head(200) body(ok) end dropped "},
+    {"GET", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok", "head(200) body(ok) end kept "},
+    {"HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", "head(200) end kept "},
+    {"HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "head(200) end dropped "}, /* bytes that nobody asked for */
+    {"GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n", "head(304) end kept "},
+    {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "head(200) body(ok) end dropped "},
+    {"GET", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+     "informational(100) informational(103) head(200) end kept "},
 };
 
 static void test_answers(void **state) {
@@ -258,8 +259,10 @@ static void test_answers(void **state) {
       assert_non_null(world.stream);
       assert_int_equal(world.stream->answer_bytes <= strlen(text), 1);
       done(&world, false);
-      if (by_bytes && strstr(world.story, "body(")) assert_non_null(strstr(world.story, "body(o) body(k) end"));
-      else story_is(&world, answers[i].story);
+      if (by_bytes && strstr(world.story, "body("))
+        assert_non_null(strstr(world.story, "body(o) body(k) end"));
+      else
+        story_is(&world, answers[i].story);
       end(&world);
     }
 }
@@ -269,16 +272,16 @@ static const struct {
   bool closes;
   const char *story;
 } failures[] = {
-  {"", true, "abort(connection closed by peer, nothing) "},
-  {"HTT", true, "abort(connection closed by peer, begun) "},
-  {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", true, "head(200) body(ab) abort(connection closed by peer, begun) "},
-  {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n", true, "head(200) body(ab) abort(connection closed by peer, begun) "},
-  {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", false, "abort(protocol error, begun) "},
-  {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", false, "abort(protocol error, begun) "},
-  {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n", false, "head(200) body(ab) abort(protocol error, begun) "},
-  {"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", false, "abort(protocol error, begun) "},
-  {"SSH-2.0-OpenSSH\r\n\r\n", false, "abort(protocol error, begun) "},
-  {"HTTP/1.1 200 OK\nX: y\n\n", false, "abort(protocol error, begun) "},
+    {"", true, "abort(connection closed by peer, nothing) "},
+    {"HTT", true, "abort(connection closed by peer, begun) "},
+    {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", true, "head(200) body(ab) abort(connection closed by peer, begun) "},
+    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n", true, "head(200) body(ab) abort(connection closed by peer, begun) "},
+    {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", false, "abort(protocol error, begun) "},
+    {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", false, "abort(protocol error, begun) "},
+    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n", false, "head(200) body(ab) abort(protocol error, begun) "},
+    {"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", false, "abort(protocol error, begun) "},
+    {"SSH-2.0-OpenSSH\r\n\r\n", false, "abort(protocol error, begun) "},
+    {"HTTP/1.1 200 OK\nX: y\n\n", false, "abort(protocol error, begun) "},
 };
 
 static void test_failures(void **state) {
@@ -434,8 +437,8 @@ static void test_tunnel(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_requests), cmocka_unit_test(test_answers),      cmocka_unit_test(test_failures),
-                                     cmocka_unit_test(test_until_close), cmocka_unit_test(test_idle),      cmocka_unit_test(test_early_answer),
-                                     cmocka_unit_test(test_pause),    cmocka_unit_test(test_tunnel)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_requests),    cmocka_unit_test(test_answers), cmocka_unit_test(test_failures),
+                                     cmocka_unit_test(test_until_close), cmocka_unit_test(test_idle),    cmocka_unit_test(test_early_answer),
+                                     cmocka_unit_test(test_pause),       cmocka_unit_test(test_tunnel)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
