@@ -9,7 +9,8 @@
 
 static const struct try_record *last_try(const struct exchange *exchange) {
   if (exchange->try_count == 0) return NULL;
-  return &exchange->tries[(exchange->try_count - 1) % EXCHANGE_TRIES];
+  unsigned index = exchange->try_count - 1;
+  return &exchange->tries[index < EXCHANGE_TRIES ? index : EXCHANGE_TRIES - 1];
 }
 
 MEMBER(upstream_name) { (void)box; return member_push_span(L, exchange->upstream_name.length ? exchange->upstream_name : (struct span){NULL, 0}); }
@@ -88,7 +89,7 @@ MEMBER(upstream_failed) {
     lua_pushnil(L);
     return 1;
   }
-  unsigned last = (exchange->tried_count - 1) % BALANCE_TRIED;
+  unsigned last = exchange->tried_count < BALANCE_TRIED ? exchange->tried_count - 1 : BALANCE_TRIED - 1;
   const struct upstream *upstream = exchange_upstream(exchange);
   for (unsigned i = 0; upstream && i < upstream->count; i++) {
     const struct endpoint *endpoint = &upstream->endpoints[i];
