@@ -20,8 +20,10 @@ local policy = {
       type = "path", pattern = "^[^;,]+$", risk = "medium", doc = "The cookie's Path; the path of the rule unless given. Needed with use-regex.",
     },
     ["session-cookie-domain"] = { type = "string", pattern = "^%.?[%w%-%._]+$", risk = "medium", doc = "The cookie's Domain; none unless given." },
-    ["session-cookie-max-age"] = { type = "integer", risk = "medium", doc = "The cookie's Max-Age, in seconds; a session cookie unless given." },
-    ["session-cookie-expires"] = { type = "integer", risk = "medium", doc = "The cookie's Expires, in seconds from now." },
+    ["session-cookie-max-age"] = {
+      type = "integer", max = 1e11, min = -1e9, risk = "medium", doc = "The cookie's Max-Age, in seconds; a session cookie unless given.",
+    },
+    ["session-cookie-expires"] = { type = "integer", max = 1e11, min = -1e9, risk = "medium", doc = "The cookie's Expires, in seconds from now." },
     ["session-cookie-secure"] = { type = "boolean", default = false, doc = "Secure even over plain HTTP. Over TLS the cookie is always Secure." },
     ["session-cookie-samesite"] = {
       type = "enum", values = { "None", "Lax", "Strict" }, ignore_case = "as_written", doc = "The cookie's SameSite; none unless given.",
@@ -149,15 +151,16 @@ function policy.header_filter(exchange, config)
   end
   local name, same_site = upstream.name, config.same_site
   if config.asks_browser and misreads_none(exchange.request.headers:get("User-Agent")) then same_site = nil end
-  local cookie = moongate.cookie.format(config.name, key .. "|" .. (config.keys[name] or upstream_key(name)), {
+  -- Two things are older than the rules that cookie.format keeps: names with / or :, and SameSite in the user's spelling.
+  local cookie = config.name .. moongate.cookie.format("x", key .. "|" .. (config.keys[name] or upstream_key(name)), {
     expires = config.expires and moongate.time.now() + config.expires,
     max_age = config.max_age,
     domain = config.domain,
     path = config.path,
     secure = config.secure or exchange.listener.scheme == "https",
     http_only = true,
-    same_site = same_site,
-  })
+  }):sub(2)
+  if same_site then cookie = cookie .. "; SameSite=" .. same_site end
   exchange.response.headers:add("Set-Cookie", cookie)
 end
 

@@ -4,10 +4,12 @@ local policy = {
   summary = "Changes Domain and Path in the application's cookies.",
   annotations = {
     ["proxy-cookie-domain"] = {
-      type = "pair", setting = "proxy-cookie-domain", default = "off", risk = "medium", doc = "`off`, or two names: the Domain to look for and the one to write.",
+      type = "pair", setting = "proxy-cookie-domain", default = "off", risk = "medium",
+      doc = "`off`, or two names: the Domain to look for and the one to write.",
     },
     ["proxy-cookie-path"] = {
-      type = "pair", setting = "proxy-cookie-path", default = "off", risk = "medium", doc = "`off`, or two paths: the beginning of Path to look for and the one to write.",
+      type = "pair", setting = "proxy-cookie-path", default = "off", risk = "medium",
+      doc = "`off`, or two paths: the beginning of Path to look for and the one to write.",
     },
   },
 }

@@ -57,10 +57,8 @@ function policy.attach(route, annotations)
     route:warn("x-forwarded-prefix: " .. prefix .. " has more than a path with $1 to $9")
     prefix = nil
   end
-  local regex, complaint = moongate.regex("(?i)" .. route.path)
-  if not regex then
-    return route:warn("rewrite-target: " .. target .. " has no effect, the path " .. route.path .. " " .. tostring(complaint))
-  end
+  local ok, regex = pcall(moongate.regex, route.path, { ignore_case = true })
+  if not ok then return route:warn("rewrite-target: " .. target .. " has no effect, the path " .. route.path .. " is no regex (" .. tostring(regex) .. ")") end
   return { regex = regex, target = target, prefix = prefix, has_groups = (target .. (prefix or "")):find("$", 1, true) ~= nil }
 end
 

@@ -1,5 +1,4 @@
 -- The driver inside an owner state: which policies attach, what they are told, and what comes back.
-require "spec.support.core_stand_in"
 local attach = require "moongate.attach"
 local core = require "moongate.core"
 
@@ -63,7 +62,8 @@ describe("load", function()
     assert.equal("x.lua: is a guard and may not skip errors", refusal { name = "a", guard = true, on_error = "skip" })
     assert.equal("x.lua: has a rewrite hook and no attach", refusal { name = "a", rewrite = function() end })
     assert.equal("x.lua: has a server_rewrite hook and no attach_host", refusal { name = "a", server_rewrite = function() end })
-    assert.equal("x.lua: has a wrong specification in 'annotations': b: has the unknown type 'bool'", refusal { name = "a", annotations = { b = { type = "bool" } } })
+    assert.equal("x.lua: has a wrong specification in 'annotations': b: has the unknown type 'bool'",
+      refusal { name = "a", annotations = { b = { type = "bool" } } })
     assert.matches("is a guard, so that 'b' cannot have on_invalid", refusal {
       name = "a", guard = true, attach = function() end, access = function() end, annotations = { b = { type = "integer", on_invalid = "default" } } })
   end)
@@ -150,7 +150,9 @@ describe("an invalid value", function()
   end)
 
   it("in a setting falls back to the default, but denies for a guard", function()
-    local fields = { annotations = { list = { type = "integer", setting = "list", default = 1 } }, attach = function(_, a) return { a.list } end, applies = "always" }
+    local fields = {
+      annotations = { list = { type = "integer", setting = "list", default = 1 } }, attach = function(_, a) return { a.list } end, applies = "always",
+    }
     local result = driver_of(policy(fields)):attach_route(route_input({}, { list = "x" })).trial
     assert.same({ { level = "warn", text = "list: x is not a whole number", setting = "list" } }, result.findings)
     assert.same({ 1 }, config_of(result))
@@ -274,12 +276,15 @@ describe("the route object", function()
       route:set("retry_on", { "error", "http_502" })
       route:set("access_log", false)
     end)
-    assert.same({ read_timeout = 5, body_limit = 1024, balancer = "hash", hash_by = "$host", retry_on = { "error", "http_502" }, access_log = false }, result.set)
+    assert.same({
+      read_timeout = 5, body_limit = 1024, balancer = "hash", hash_by = "$host", retry_on = { "error", "http_502" }, access_log = false,
+    }, result.set)
     assert.matches("attach_spec.lua:%d+: route:set: 'read_timeot' is not a setting of routes", problem(function(route) route:set("read_timeot", 5) end))
     assert.matches("route:set: read_timeout expects seconds .*, not 5s", problem(function(route) route:set("read_timeout", "5s") end))
     assert.matches("route:set: access_log expects true or false", problem(function(route) route:set("access_log", "off") end))
     assert.matches("route:set: balancer expects round_robin", problem(function(route) route:set("balancer", "ring") end))
-    assert.matches("route:set: hash_by is given '$nothing', which has the unknown variable", problem(function(route) route:set("hash_by", "$nothing") end), 1, true)
+    assert.matches("route:set: hash_by is given '$nothing', which has the unknown variable",
+      problem(function(route) route:set("hash_by", "$nothing") end), 1, true)
   end)
 
   it("takes templates as text or as values", function()
@@ -372,7 +377,8 @@ describe("a policy that errs", function()
   end)
 
   it("denies if it is a guard", function()
-    local result = driver_of(policy { guard = true, access = function() end, attach = function() error({}) end }):attach_route(route_input { ["a-number"] = "3" }).trial
+    local driver = driver_of(policy { guard = true, access = function() end, attach = function() error({}) end })
+    local result = driver:attach_route(route_input { ["a-number"] = "3" }).trial
     assert.equal("deny", result.findings[1].level)
   end)
 

@@ -1,5 +1,4 @@
 -- Types of annotations: what users may write, and what they are told.
-require "spec.support.core_stand_in"
 local schema = require "moongate.schema"
 
 local function read(spec, raw, context)
@@ -117,7 +116,7 @@ describe("schema", function()
 
   it("compiles regexes and templates", function()
     assert.equal("userdata", type(read("regex", "^/a(.*)$")))
-    assert.matches("^name: %( has ", (complaint("regex", "(")))
+    assert.matches("^name: %( is not a regular expression", (complaint("regex", "(")))
     assert.equal("userdata", type(read("template", "$host-x")))
     assert.equal("name: $nothing has the unknown variable $nothing", complaint("template", "$nothing"))
   end)

@@ -305,9 +305,8 @@ local function error_text(entry, problem)
   return entry.name .. ": " .. gsub(text, "%s+$", "")
 end
 
---- Runs attach or attach_host into `result`: packs the config, or reports the error. Each policy has a budget of its own.
+--- Runs attach or attach_host into `result`: packs the config, or reports the error. In guests pcall renews the budget, so that each policy has its own.
 local function run(entry, method, object, input, result)
-  if core.renew_budget then core.renew_budget() end
   local annotations = read_annotations(entry, input, result)
   local settings = read_settings(entry, input, result)
   for _, finding in ipairs(result.findings) do

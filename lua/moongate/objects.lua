@@ -3,7 +3,7 @@
 local core = require "moongate.core"
 local schema = require "moongate.schema"
 
-local byte, find, format, lower, match, sub = string.byte, string.find, string.format, string.lower, string.match, string.sub
+local find, format, lower, match = string.find, string.format, string.lower, string.match
 local floor = math.floor
 
 local objects = {}
@@ -22,21 +22,10 @@ end
 
 ---------------------------------------------------------------------------------------------------------------- values
 
---- Text of a template value: it crosses to C as its source, so its packed form (a MessagePack ext item) holds it.
-local function template_source(value)
-  local packed = core.pack.encode(value)
-  local tag = packed and byte(packed, 1)
-  if tag == 0xc7 then return byte(packed, 3) == 2 and sub(packed, 4) or nil end
-  if tag == 0xc8 then return byte(packed, 4) == 2 and sub(packed, 5) or nil end
-  if tag == 0xc9 then return byte(packed, 6) == 2 and sub(packed, 7) or nil end
-  if tag and tag >= 0xd4 and tag <= 0xd8 then return byte(packed, 2) == 2 and sub(packed, 3) or nil end
-end
-
 --- A template given as text or as a value: its text, or nil and what is wrong.
 local function template_text(value)
   if type(value) == "userdata" then
-    local text = template_source(value)
-    if text then return text end
+    if getmetatable(value) == "template" then return tostring(value) end
     return nil, "a value that is not a template"
   end
   if type(value) ~= "string" then return nil, "a " .. type(value) .. " where text is expected" end

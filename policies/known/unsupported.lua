@@ -1,5 +1,5 @@
---- Annotations that ingress-nginx knows, or once knew, and no policy here declares. `reason` completes "NAME: is ..."; with `deny`, a route that carries the name answers 503,
--- because leaving it out would let someone in.
+--- Annotations that ingress-nginx knows, or once knew, and no policy here declares. `reason` completes "NAME: is ...".
+-- With `deny`, a route that carries the name answers 503, because leaving it out would let someone in. A name that a policy declares counts as supported.
 local LATER = "not yet supported"
 local NGINX = "nginx configuration text, and there is no nginx here; write a policy instead"
 
