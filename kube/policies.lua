@@ -8,7 +8,8 @@ policies.__index = policies
 ---@param options { owners: table, findings: table, home: string, directories: string[], flags: table<string, string>, fetch: function, memory: integer }
 function policies.new(options)
   local self = setmetatable({
-    owners_module = options.owners, findings = options.findings, fetch = options.fetch, memory = options.memory,
+    owners_module = options.owners, findings = options.findings, fetch = options.fetch, lua_directory = options.lua_directory,
+    memory = options.memory and options.memory > 0 and options.memory or nil,
     order_file = options.home .. "/policies/order.lua",
     folders = {}, broken = {}, is_broken = false,
   }, policies)
@@ -29,7 +30,7 @@ local function is_policy(path, folder)
 end
 
 local function open_state(self, folder)
-  local owner = self.owners_module.open { name = folder.name, trusted = folder.is_trusted, memory = self.memory, fetch = self.fetch }
+  local owner = self.owners_module.open { name = folder.name, trusted = folder.is_trusted, memory = self.memory, fetch = self.fetch, lua_directory = self.lua_directory }
   return { owner = owner, loaded = {} } -- loaded: path -> source
 end
 

@@ -26,6 +26,7 @@ local MAX_AT_ONCE = 256 -- hosts built in one turn after the first sync; more ar
 ---@field owners table|nil moongate.owners
 ---@field memory integer|nil of a guest state
 ---@field is_check boolean|nil
+---@field lua_directory string|nil specs: where lua/ is
 
 ---@param options SyncOptions
 function sync.new(options)
@@ -38,7 +39,7 @@ function sync.new(options)
   self.store = store.new { documents = self.documents, findings = self.findings, flags = self.flags }
   self.policies = policies.new {
     owners = options.owners or require "moongate.owners", findings = self.findings, home = options.home, directories = options.policies, flags = self.flags,
-    memory = options.memory, fetch = function(kind, namespace, ref) return self:fetch(kind, namespace, ref) end,
+    memory = options.memory, lua_directory = options.lua_directory, fetch = function(kind, namespace, ref) return self:fetch(kind, namespace, ref) end,
   }
   self.certificates = certificates.new { core = core, get = function(id) return self.store:get("Secret", id) end }
   self.world = world.new()

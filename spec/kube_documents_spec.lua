@@ -1,5 +1,5 @@
 -- Documents of a file: which of them did a new version change?
-local native = require("spec.support.kube").native
+local native = require("spec.kube_support").native
 
 local function texts_of(text)
   local documents = native.documents()

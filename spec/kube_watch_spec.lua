@@ -1,5 +1,5 @@
 -- Watching directories.
-local kube = require "spec.support.kube"
+local kube = require "spec.kube_support"
 local native = kube.native
 
 local function seen(watch)

@@ -1,5 +1,5 @@
 -- YAML as kubectl reads it.
-local native = require("spec.support.kube").native
+local native = require("spec.kube_support").native
 
 local function read(text)
   local value, message, line = native.yaml(text)
@@ -67,7 +67,7 @@ tagged: !!str 12
   end)
   it("says where text is broken", function()
     assert.matches("^3: ", read "a:\n  b: 1\n c: 2\n")
-    assert.matches("^1: ", read "a: [1, 2")
+    assert.matches("while parsing a flow sequence", read "a: [1, 2")
     assert.matches("^1: .*anchor", read "a: *nothing\n")
     assert.matches("text after the end", read "a: 1\n...\nb: 2\n")
   end)
