@@ -59,7 +59,8 @@ static int store(struct options *options, const struct flag *flag, const char *v
     char *end;
     errno = 0;
     long long number = strtoll(value, &end, 10);
-    if (*value == '\0' || *end != '\0' || errno) {
+    bool is_number = *value == '-' || (*value >= '0' && *value <= '9'); /* strtoll would also take spaces and a plus */
+    if (!is_number || *end != '\0' || errno) {
       snprintf(error, error_size, "--%s: \"%s\" is not a whole number", flag->name, value);
       return -1;
     }
@@ -127,6 +128,10 @@ int options_parse(struct options *options, int argc, char **argv, char *error, s
   }
   if (options->watch_namespace_is_set && options->watch_namespace_selector_is_set) {
     snprintf(error, error_size, "--watch-namespace and --watch-namespace-selector exclude each other");
+    return -1;
+  }
+  if (options->metrics_per_undefined_host && !options->metrics_per_host) {
+    snprintf(error, error_size, "--metrics-per-undefined-host needs --metrics-per-host=true");
     return -1;
   }
   if (strcmp(options->log_format, "text") != 0 && strcmp(options->log_format, "json") != 0) {

@@ -1,4 +1,5 @@
-/* Records: see records.h. An upstream's entry lives while any record of it does, so that indexes stay. */
+/* Records: see records.h. An upstream's entry lives while any record of it does, so that indexes stay. A record's index never changes: workers
+ * read it without a lock, and an unlisted record keeps it until it is freed, so that an endpoint that comes back is found by its old cookies. */
 #include "app/records.h"
 
 #include <stdio.h>
@@ -20,7 +21,10 @@ struct record {
 
 struct record_group {
   char *name;
+  size_t name_length;
   struct hashmap by_address;
+  uint64_t *indexes; /* a bit for each index in use */
+  uint32_t index_words;
 };
 
 struct records {
@@ -39,6 +43,7 @@ struct records *records_new(void) {
 
 static void group_free(struct record_group *group) {
   hashmap_free(&group->by_address);
+  free(group->indexes);
   free(group->name);
   free(group);
 }
@@ -55,22 +60,32 @@ void records_free(struct records *records) {
   free(records);
 }
 
-static uint32_t free_index(const struct record_group *group) {
-  for (uint32_t index = 0;; index++) {
-    bool taken = false;
-    size_t cursor = 0;
-    for (struct hashmap_entry *entry; (entry = hashmap_next(&group->by_address, &cursor));)
-      if (((struct record *)entry->value)->endpoint.index == index && !((struct record *)entry->value)->unlisted_at) taken = true;
-    if (!taken) return index;
+static uint32_t take_index(struct record_group *group) {
+  uint32_t word = 0;
+  while (word < group->index_words && group->indexes[word] == UINT64_MAX) word++;
+  if (word == group->index_words) {
+    uint32_t words = word ? word * 2 : 1;
+    group->indexes = realloc(group->indexes, words * sizeof *group->indexes);
+    must(group->indexes);
+    memset(group->indexes + word, 0, (words - word) * sizeof *group->indexes);
+    group->index_words = words;
   }
+  unsigned bit = (unsigned)__builtin_ctzll(~group->indexes[word]);
+  group->indexes[word] |= 1ull << bit;
+  return word * 64 + bit;
 }
+
+static void give_index(struct record_group *group, uint32_t index) { group->indexes[index / 64] &= ~(1ull << index % 64); }
 
 struct endpoint_record *records_get(struct records *records, struct span upstream, const struct address *address) {
   struct record_group *group = hashmap_get(&records->groups, upstream);
   if (!group) {
     group = calloc(1, sizeof *group);
     must(group);
-    group->name = strndup(upstream.data, upstream.length);
+    group->name = malloc(upstream.length + 1);
+    must(group->name);
+    if (upstream.length) memcpy(group->name, upstream.data, upstream.length);
+    group->name_length = upstream.length;
     hashmap_init(&group->by_address);
     hashmap_put(&records->groups, upstream, group);
   }
@@ -81,7 +96,6 @@ struct endpoint_record *records_get(struct records *records, struct span upstrea
     if (record->unlisted_at) {
       record->unlisted_at = 0;
       list_remove(&record->unlisted);
-      record->endpoint.index = free_index(group);
     }
     atomic_store(&record->endpoint.is_listed, true);
     return &record->endpoint;
@@ -102,7 +116,7 @@ struct endpoint_record *records_get(struct records *records, struct span upstrea
   memcpy(record->endpoint.key_md5, hex, sizeof record->endpoint.key_md5);
   digest_hex(DIGEST_SHA1, keyed, hex);
   memcpy(record->endpoint.key_sha1, hex, sizeof record->endpoint.key_sha1);
-  record->endpoint.index = free_index(group);
+  record->endpoint.index = take_index(group);
   atomic_store(&record->endpoint.is_listed, true);
   hashmap_put(&group->by_address, name, record);
   records->count++;
@@ -133,9 +147,10 @@ void records_sweep(struct records *records, uint64_t oldest_live) {
     list_remove(node);
     struct record_group *group = record->group;
     hashmap_remove(&group->by_address, record->endpoint.name);
+    give_index(group, record->endpoint.index);
     records->count--;
     if (group->by_address.count == 0) {
-      hashmap_remove(&records->groups, span_of(group->name));
+      hashmap_remove(&records->groups, span_make(group->name, group->name_length));
       group_free(group);
     }
     free(record);

@@ -9,7 +9,7 @@ struct records;
 
 struct records *records_new(void);
 void records_free(struct records *records);
-/* The record of `address` in `upstream`: kept from before, or new with the smallest index that is free there. Marks it listed. */
+/* The record of `address` in `upstream`: kept from before (with its index), or new with the smallest index that no record there has. Marks it listed. */
 struct endpoint_record *records_get(struct records *records, struct span upstream, const struct address *address);
 /* Marks those of `old` that `new` (may be NULL) does not list as unlisted since root `generation`. */
 void records_replaced(struct records *records, const struct upstream *old, const struct upstream *new, uint64_t generation);
