@@ -145,7 +145,7 @@ void link_input_ended(struct link *link, int error) {
 void link_set_ended(struct link *link, int error) {
   if (link->is_ended || link->is_closing) return;
   link->is_ended = true;
-  link->end_error = error;
+  link->end_error = error ? error : link->failure; /* a failed write takes the socket's error: the read then sees a plain end */
   if (link->is_lingering) {
     if (link->is_shut || error) link_close(link);
     return;

@@ -240,6 +240,13 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
   *buffer = uv_buf_init(link->loop->read_buffer, LOOP_READ_BUFFER);
 }
 
+/* libuv tells "hung up" as an end even when it was a reset: the socket knows. */
+static int socket_error(const struct link *link) {
+  int error = 0;
+  socklen_t size = sizeof error;
+  return getsockopt(link_fd(link), SOL_SOCKET, SO_ERROR, &error, &size) ? -errno : -error;
+}
+
 static void on_received(uv_stream_t *stream, ssize_t length, const uv_buf_t *buffer) {
   struct link *link = container_of((uv_tcp_t *)stream, struct link, tcp);
   must(link->magic == LINK_MAGIC);
@@ -249,7 +256,7 @@ static void on_received(uv_stream_t *stream, ssize_t length, const uv_buf_t *buf
     link_input(link, buffer->base, (size_t)length);
   } else if (length < 0) {
     link->is_receiving = false;
-    link_input_ended(link, length == UV_EOF ? 0 : (int)length);
+    link_input_ended(link, length == UV_EOF ? socket_error(link) : (int)length);
   }
   loop_flush(loop);
 }

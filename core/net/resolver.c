@@ -189,7 +189,12 @@ struct resolver *resolver_new(uv_loop_t *loop, const char *servers, int *error) 
   list_init(&resolver->lookups);
   list_init(&resolver->due);
   struct ares_options options = {.timeout = TRY_MS, .tries = TRIES, .sock_state_cb = on_socket_state, .sock_state_cb_data = resolver};
-  int status = ares_init_options(&resolver->channel, &options, ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB);
+  int mask = ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB;
+  if (servers && *servers) {
+    options.lookups = (char *)"b"; /* who names servers wants their answers, not those of /etc/hosts */
+    mask |= ARES_OPT_LOOKUPS;
+  }
+  int status = ares_init_options(&resolver->channel, &options, mask);
   bool has_channel = status == ARES_SUCCESS;
   if (has_channel && servers && *servers) status = ares_set_servers_ports_csv(resolver->channel, servers);
   if (status != ARES_SUCCESS) {
