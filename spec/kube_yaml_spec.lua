@@ -69,7 +69,7 @@ tagged: !!str 12
     assert.matches("^3: ", read "a:\n  b: 1\n c: 2\n")
     assert.matches("while parsing a flow sequence", read "a: [1, 2")
     assert.matches("^1: .*anchor", read "a: *nothing\n")
-    assert.matches("text after the end", read "a: 1\n...\nb: 2\n")
+    assert.matches("document start", read "a: 1\n...\nb: 2\n")
   end)
   it("bounds depth and aliases", function()
     assert.matches("too deeply", read(("["):rep(100) .. ("]"):rep(100)))

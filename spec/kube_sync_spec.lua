@@ -1,0 +1,222 @@
+-- From files to messages: what one change sends, and what a broken one leaves alone.
+local kube = require "spec.kube_support"
+
+local WEB = kube.service("web") .. "---\n" .. kube.slice("web")
+
+local function count(map)
+  local keys = {}
+  for key in pairs(map) do keys[#keys + 1] = key end
+  table.sort(keys)
+  return table.concat(keys, ", ")
+end
+
+local function certificate(name)
+  local directory = kube.directory()
+  kube.run(("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=%s -addext 'subjectAltName=DNS:%s' -keyout %s/k -out %s/c 2>/dev/null"):format(
+    name, name, directory, directory))
+  return kube.native.read(directory .. "/c"), kube.native.read(directory .. "/k")
+end
+
+local function secret(name, cert, key)
+  local function block(text) return "    " .. text:gsub("\n(.)", "\n    %1") end
+  return ("apiVersion: v1\nkind: Secret\nmetadata: { name: %s }\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n%s  tls.key: |\n%s"):format(name, block(cert), block(key))
+end
+
+describe("the sync", function()
+  teardown(kube.clean)
+
+  it("begins with settings and policies even when there is nothing", function()
+    local run = kube.start {}
+    assert.equal(1, #run.messages)
+    assert.equal("policies policies, settings settings", count(run.units))
+    assert.is_true(#run.units["policies policies"].policies > 5)
+    assert.equal("builtin", run.units["policies policies"].policies[1].owner)
+  end)
+
+  it("makes hosts and upstreams, all in the first message", function()
+    local run = kube.start { files = { ["a.yaml"] = kube.ingress {} .. "---\n" .. WEB } }
+    assert.equal(1, #run.messages)
+    local host = run.units["host shop.test"]
+    assert.equal("/", host.routes[1].path)
+    assert.equal("prefix", host.routes[1].type)
+    assert.same({ kind = "Ingress", namespace = "default", name = "shop" }, host.routes[1].source)
+    assert.equal("default-web-80", host.routes[1].upstreams[1].name)
+    assert.same({ { ip = "10.0.0.1", port = 8080, ready = true, draining = false } }, run.units["upstream default-web-80"].endpoints)
+    assert.equal("", run.findings())
+  end)
+
+  it("sends what a change touches and nothing else", function()
+    local run = kube.start { files = { ["i.yaml"] = kube.ingress {} .. "---\n" .. kube.ingress { name = "other", host = "other.test" }, ["s.yaml"] = kube.service "web",
+      ["e.yaml"] = kube.slice "web" } }
+    assert.equal("upsert upstream default-web-80", count(run.change("e.yaml", kube.slice("web", "10.0.0.1, 10.0.0.2"))))
+    assert.equal("", count(run.change("e.yaml", "# only a comment\n" .. kube.slice("web", "10.0.0.1, 10.0.0.2"))))
+    assert.equal("upsert host shop.test", count(run.change("i.yaml", kube.ingress { paths = { { "/" }, { "/x" } } } .. "---\n" .. kube.ingress { name = "other", host = "other.test" })))
+    assert.equal("delete host shop.test", count(run.change("i.yaml", kube.ingress { name = "other", host = "other.test" })))
+    assert.equal("delete host other.test, delete upstream default-web-80", count(run.change("i.yaml", nil)))
+  end)
+
+  it("keeps the version before of what is broken, and goes on with the rest", function()
+    local good = kube.ingress {}
+    local run = kube.start { files = { ["a.yaml"] = good .. "---\n" .. WEB } }
+    assert.equal("", count(run.change("a.yaml", good .. "  bad: [\n---\n" .. WEB)))
+    assert.matches("error a.yaml:%d+: .*%(the version before stays%)", run.findings())
+    assert.equal("", count(run.change("a.yaml", good:gsub("number: 80", "number: 0") .. "---\n" .. WEB)))
+    assert.matches("error a.yaml:1: Ingress default/shop: spec.rules[0].http.paths[0].backend.service.port.number: is 0", run.findings(), 1, true)
+    assert.equal("upsert upstream default-web-80", count(run.change("a.yaml", "{\n---\n" .. kube.service("web") .. "---\n" .. kube.slice("web", "10.0.0.7"))))
+    assert.is_table(run.units["host shop.test"])
+    assert.equal("", count(run.change("a.yaml", good .. "---\n" .. kube.service("web") .. "---\n" .. kube.slice("web", "10.0.0.7"))))
+    assert.equal("", run.findings())
+  end)
+
+  it("refuses the second of two objects of one name, and takes it when the first is gone", function()
+    local run = kube.start { files = { ["a.yaml"] = kube.ingress { host = "a.test" }, ["b.yaml"] = "# two\n" .. kube.ingress { host = "b.test" } } }
+    assert.is_table(run.units["host a.test"])
+    assert.is_nil(run.units["host b.test"])
+    assert.matches("error b.yaml:2: Ingress default/shop: is there twice: .*/?a.yaml:1 %(document 1%) counts, .*/?b.yaml:2 %(document 1%) is refused", run.findings())
+    assert.equal("delete host a.test, upsert host b.test", (count(run.change("a.yaml", nil)):gsub(", [^,]*upstream[^,]*", "")))
+    assert.not_matches("twice", run.findings())
+  end)
+
+  it("reads Lists and JSON", function()
+    local run = kube.start { files = {
+      ["list.yaml"] = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: { name: web }\n  spec: { ports: [{ port: 80 }] }\n",
+      ["ingress.json"] = '{"apiVersion":"networking.k8s.io/v1","kind":"Ingress","metadata":{"name":"j","labels":null},"spec":{"rules":[{"host":"json.test","http":{"paths":'
+        .. '[{"path":"/","pathType":"Prefix","backend":{"service":{"name":"web","port":{"number":80}}}}]}}]}}' } }
+    assert.is_table(run.units["host json.test"])
+    assert.not_matches("does not exist", run.findings())
+  end)
+
+  it("follows classes", function()
+    local class = "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: { name: nginx }\nspec: { controller: %s }\n"
+    local run = kube.start { files = { ["a.yaml"] = kube.ingress { class = "nginx" } } }
+    assert.is_table(run.units["host shop.test"])
+    run.change("c.yaml", class:format("example.com/other"))
+    assert.is_nil(run.units["host shop.test"])
+    assert.matches('info a.yaml:1: Ingress default/shop: is ignored: its class "nginx" belongs to the controller "example.com/other"', run.findings(), 1, true)
+    run.change("c.yaml", class:format("k8s.io/ingress-nginx"))
+    assert.is_table(run.units["host shop.test"])
+  end)
+
+  it("warns of a Service without a slice and of one that is not there", function()
+    local run = kube.start { files = { ["a.yaml"] = kube.ingress { paths = { { "/" }, { "/no", service = "none" } } } .. "---\n" .. kube.service("web") } }
+    assert.is_true(run.units["upstream default-web-80"].missing)
+    assert.matches("warn a.yaml:%d+: Service default/web: has no EndpointSlice.-kind: EndpointSlice", run.findings())
+    assert.matches("warn Service default/none: does not exist", run.findings())
+  end)
+
+  it("serves certificates, and keeps the one before when a Secret breaks", function()
+    local cert, key = certificate "shop.test"
+    local spec = "  tls: [{ hosts: [shop.test], secretName: cert }]\n"
+    local run = kube.start { files = { ["a.yaml"] = kube.ingress { spec = spec } .. "---\n" .. WEB, ["s.yaml"] = secret("cert", cert, key) } }
+    local host = run.units["host shop.test"]
+    assert.is_true(host.tls)
+    assert.equal("default/cert", host.certificate)
+    assert.equal(cert, run.units["certificate default/cert"].certificate)
+    local cert2, key2 = certificate "shop.test"
+    assert.equal("upsert certificate default/cert", count(run.change("s.yaml", secret("cert", cert2, key2))))
+    assert.equal("", count(run.change("s.yaml", secret("cert", "junk\n", "junk\n"))))
+    assert.matches("warn s.yaml:1: Secret default/cert: is not usable.*the certificate before stays", run.findings())
+    local other, other_key = certificate "other.test"
+    assert.equal("delete certificate default/cert, upsert host shop.test", count(run.change("s.yaml", secret("cert", other, other_key))))
+    assert.is_nil(run.units["host shop.test"].certificate)
+    assert.is_true(run.units["host shop.test"].tls)
+    assert.matches("Secret default/cert does not cover the host: shop.test gets the default certificate", run.findings())
+  end)
+
+  it("closes routes whose guard has no policy", function()
+    local run = kube.start { files = { ["a.yaml"] = kube.ingress { annotations = { ["auth-type"] = "basic" } } .. "---\n" .. kube.ingress { name = "open", paths = { { "/open" } } } .. "---\n" .. WEB } }
+    local by_path = {}
+    for _, route in ipairs(run.units["host shop.test"].routes) do by_path[route.path] = route.denied or "open" end
+    assert.same({ ["/"] = "auth-type: no policy for it yet", ["/open"] = "open" }, by_path)
+    assert.matches("deny a.yaml:1: Ingress default/shop: auth-type: is not supported yet", run.findings(), 1, true)
+  end)
+
+  it("reads its settings live, and closes everything where a setting asks for a guard", function()
+    local function map(data) return "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: settings }\ndata: " .. data .. "\n" end
+    local run = kube.start { flags = { configmap = "default/settings" }, files = { ["a.yaml"] = kube.ingress {} .. "---\n" .. WEB, ["c.yaml"] = map '{ keep-alive: "10" }' } }
+    assert.equal(10000, run.units["settings settings"].keep_alive_ms)
+    local seen = run.change("c.yaml", map '{ keep-alive: "20", nonsense: "1" }')
+    assert.equal(20000, seen["upsert settings settings"].keep_alive_ms)
+    assert.matches("warn c.yaml:1: ConfigMap default/settings: nonsense: is not a known setting", run.findings(), 1, true)
+    run.change("c.yaml", map '{ global-auth-url: "http://auth.test" }')
+    assert.matches("global%-auth%-url", run.units["host shop.test"].routes[1].denied)
+    run.change("c.yaml", map '{ keep-alive: "20" }')
+    assert.is_nil(run.units["host shop.test"].routes[1].denied)
+    run.change("h.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: heads }\ndata: { X-One: 'a $host', 'bad name': x }\n")
+    seen = run.change("c.yaml", map '{ proxy-set-headers: default/heads }')
+    assert.same({ { kind = "set_request", name = "X-One", value = "a $host", when = "always" } }, seen["upsert settings settings"].edits)
+    assert.matches('"bad name" is not a header\'s name', run.findings(), 1, true)
+    seen = run.change("h.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: heads }\ndata: { X-Two: b }\n")
+    assert.equal("X-Two", seen["upsert settings settings"].edits[1].name)
+  end)
+
+  it("knows the default backend and certificate of the flags", function()
+    local cert, key = certificate "any.test"
+    local run = kube.start { flags = { ["default-backend-service"] = "default/web", ["default-ssl-certificate"] = "default/cert" },
+      files = { ["a.yaml"] = WEB, ["s.yaml"] = secret("cert", cert, key) } }
+    assert.equal("default-web-80", run.units["settings settings"].default_upstream)
+    assert.equal("default/cert", run.units["settings settings"].default_certificate)
+    assert.is_table(run.units["upstream default-web-80"])
+    assert.is_table(run.units["certificate default/cert"])
+  end)
+
+  it("prefers the first prefix and reports a second that differs", function()
+    local run = kube.start { files = { ["a.yaml"] = kube.ingress { annotations = {
+      ["ingress.kubernetes.io/proxy-read-timeout"] = "7", ["moongate.io/proxy-read-timeout"] = "8" } } .. "---\n" .. WEB } }
+    assert.equal(8, run.units["host shop.test"].routes[1].settings.read_timeout)
+    assert.matches('ingress.kubernetes.io/proxy-read-timeout: "7" is ignored, since moongate.io/proxy-read-timeout is "8"', run.findings(), 1, true)
+    run = kube.start { flags = { ["legacy-annotations"] = "false" }, files = { ["a.yaml"] = kube.ingress { annotations = { ["ingress.kubernetes.io/proxy-read-timeout"] = "7" } } } }
+    assert.not_equal(7, run.units["host shop.test"].routes[1].settings.read_timeout)
+  end)
+
+  it("sends aliases, and drops one that becomes a host of its own", function()
+    local run = kube.start { files = { ["a.yaml"] = kube.ingress { annotations = { ["server-alias"] = "alias.test" } } .. "---\n" .. WEB } }
+    assert.same({ owner = "shop.test", redirect = false }, run.units["host alias.test"])
+    run.change("b.yaml", kube.ingress { name = "own", host = "alias.test" })
+    assert.is_nil(run.units["host alias.test"].owner)
+    run.change("b.yaml", nil)
+    assert.same({ owner = "shop.test", redirect = false }, run.units["host alias.test"])
+    run.change("a.yaml", kube.ingress {} .. "---\n" .. WEB)
+    assert.is_nil(run.units["host alias.test"])
+  end)
+
+  it("looks into directories, and forgets what is moved away", function()
+    local run = kube.start {}
+    kube.run("mkdir " .. run.directory .. "/team")
+    kube.write(run.directory .. "/team/a.yaml", kube.ingress {})
+    run.seen { run.directory .. "/team" }
+    assert.is_table(run.units["host shop.test"])
+    kube.run(("mv %s/team %s/.hidden"):format(run.directory, run.directory))
+    run.seen { run.directory .. "/team" }
+    assert.is_nil(run.units["host shop.test"])
+  end)
+
+  it("slices what is too much for one turn", function()
+    local run = kube.start { files = { ["w.yaml"] = WEB } }
+    local list = {}
+    for i = 1, 600 do list[i] = kube.ingress { name = "i" .. i, host = "h" .. i .. ".test" } end
+    local before = #run.messages
+    run.change("many.yaml", table.concat(list, "---\n"))
+    assert.is_true(#run.messages - before >= 2)
+    for i = 1, 600 do assert.is_table(run.units["host h" .. i .. ".test"]) end
+  end)
+end)
+
+describe("check", function()
+  teardown(kube.clean)
+  it("lists everything, with annotations that nothing reads", function()
+    local run = kube.start { is_check = true, flags = { configmap = "default/s" }, files = {
+      ["a.yaml"] = kube.ingress { annotations = { ["ssl-redirect"] = "nope", ["no-such-thing"] = "1" } } .. "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: { name: d }\n",
+      ["c.yaml"] = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: s }\ndata: { use-gzip: 'true' }\n" } }
+    assert.equal(0, #run.messages)
+    local lines, counts = run.sync:check()
+    local texts = {}
+    for i, line in ipairs(lines) do texts[i] = line.level .. " " .. line.text end
+    local text = table.concat(texts, "\n")
+    assert.matches("no-such-thing: no policy reads this annotation", text, 1, true)
+    assert.matches("use-gzip: is not supported yet", text, 1, true)
+    assert.matches("kinds that are not used: 1 Deployment", text, 1, true)
+    assert.matches("warn [^\n]*ssl%-redirect: ", text)
+    assert.equal(0, counts.error)
+  end)
+end)
