@@ -188,7 +188,7 @@ struct span exchange_lookup(void *context, enum variable variable, struct span a
     case VARIABLE_CONTENT_TYPE: return exchange->request ? headers_get(&exchange->request->headers, HEADER_CONTENT_TYPE) : none;
     case VARIABLE_PROXY_UPSTREAM_NAME:
     case VARIABLE_PROXY_HOST: return exchange->upstream_name;
-    case VARIABLE_PROXY_ALTERNATIVE_UPSTREAM_NAME: return exchange->alternative_name;
+    case VARIABLE_PROXY_ALTERNATIVE_UPSTREAM_NAME: return exchange->alternative_name.data ? exchange->alternative_name : SPAN("");
     case VARIABLE_UPSTREAM_ADDR: return tries(exchange, TRY_ADDRESS, arena);
     case VARIABLE_UPSTREAM_STATUS: return tries(exchange, TRY_STATUS, arena);
     case VARIABLE_UPSTREAM_RESPONSE_TIME: return tries(exchange, TRY_RESPONSE_TIME, arena);
