@@ -10,7 +10,6 @@ return {
   "upstream-vhost",
   "backend-protocol",
   "service-upstream",
-  "connection-proxy-header",
   "proxy-timeouts",
   "body-size",
   "request-buffering",

@@ -14,7 +14,9 @@ end
 
 describe("rewrite", function()
   it("puts the groups of the rule's path into the target, and keeps the query", function()
-    local route = shop { path = "/something(/|$)(.*)", path_type = "ImplementationSpecific", annotations = { ["rewrite-target"] = "/$2", ["use-regex"] = "true" } }
+    local route = shop {
+      path = "/something(/|$)(.*)", path_type = "ImplementationSpecific", annotations = { ["rewrite-target"] = "/$2", ["use-regex"] = "true" },
+    }
     assert.equal("/new", (sent(route, "/something/new")))
     assert.equal("/new?a=b", (sent(route, "/something/new?a=b")))
     assert.equal("/", (sent(route, "/something")))
