@@ -1,4 +1,5 @@
-/* The Lua module "moongate.kube": YAML, MessagePack for the seam, documents, directories, addresses, the log. Each state has its own; only the sync thread uses it. */
+/* The Lua module "moongate.kube": YAML, MessagePack for the seam, documents, directories, addresses, the log. Each state has its own; only the sync thread uses
+ * it. */
 #include "native.h"
 
 #include <arpa/inet.h>
@@ -36,8 +37,12 @@ static int native_yaml(lua_State *L) {
   const char *text = luaL_checklstring(L, 1, &length);
   unsigned line;
   switch (yaml_read(L, span_make(text, length), &line)) {
-    case YAML_OK: lua_pushinteger(L, (lua_Integer)line); return 2;
-    case YAML_EMPTY: lua_pushnil(L); return 1;
+    case YAML_OK:
+      lua_pushinteger(L, (lua_Integer)line);
+      return 2;
+    case YAML_EMPTY:
+      lua_pushnil(L);
+      return 1;
     default:
       lua_pushnil(L);
       lua_insert(L, -2);
@@ -116,19 +121,28 @@ static void encode(lua_State *L, int index, struct buffer *out, unsigned depth) 
   const char *text;
   switch (lua_type(L, index)) {
     case LUA_TNIL:
-    case LUA_TLIGHTUSERDATA: pack_put_nil(out); break;
-    case LUA_TBOOLEAN: pack_put_boolean(out, lua_toboolean(L, index)); break;
+    case LUA_TLIGHTUSERDATA:
+      pack_put_nil(out);
+      break;
+    case LUA_TBOOLEAN:
+      pack_put_boolean(out, lua_toboolean(L, index));
+      break;
     case LUA_TNUMBER:
       number = lua_tonumber(L, index);
-      if (number == floor(number) && fabs(number) < 9e15) pack_put_integer(out, (int64_t)number);
-      else pack_put_number(out, number);
+      if (number == floor(number) && fabs(number) < 9e15)
+        pack_put_integer(out, (int64_t)number);
+      else
+        pack_put_number(out, number);
       break;
     case LUA_TSTRING:
       text = lua_tolstring(L, index, &length);
       pack_put_string(out, span_make(text, length));
       break;
-    case LUA_TTABLE: encode_table(L, index, out, depth); break;
-    default: luaL_error(L, "encode: a %s", luaL_typename(L, index));
+    case LUA_TTABLE:
+      encode_table(L, index, out, depth);
+      break;
+    default:
+      luaL_error(L, "encode: a %s", luaL_typename(L, index));
   }
 }
 
@@ -206,11 +220,19 @@ static void push_item(lua_State *L, struct pack_reader *reader, unsigned depth) 
   luaL_checkstack(L, 8, "decode");
   if (depth > ENCODE_MAX_DEPTH || !pack_next(reader, &item)) luaL_error(L, "decode: %s", reader->error ? reader->error : "nested too deeply");
   switch (item.type) {
-    case PACK_BOOLEAN: lua_pushboolean(L, item.boolean); break;
-    case PACK_INTEGER: lua_pushnumber(L, (lua_Number)item.integer); break;
-    case PACK_NUMBER: lua_pushnumber(L, item.number); break;
+    case PACK_BOOLEAN:
+      lua_pushboolean(L, item.boolean);
+      break;
+    case PACK_INTEGER:
+      lua_pushnumber(L, (lua_Number)item.integer);
+      break;
+    case PACK_NUMBER:
+      lua_pushnumber(L, item.number);
+      break;
     case PACK_STRING:
-    case PACK_VALUE: lua_pushlstring(L, item.bytes.data ? item.bytes.data : "", item.bytes.length); break;
+    case PACK_VALUE:
+      lua_pushlstring(L, item.bytes.data ? item.bytes.data : "", item.bytes.length);
+      break;
     case PACK_ARRAY:
       lua_newtable(L);
       for (uint32_t i = 1; i <= item.count; i++) {
@@ -227,7 +249,8 @@ static void push_item(lua_State *L, struct pack_reader *reader, unsigned depth) 
         lua_rawset(L, -3);
       }
       break;
-    default: lua_pushnil(L);
+    default:
+      lua_pushnil(L);
   }
 }
 
@@ -509,8 +532,10 @@ static int native_log(lua_State *L) {
   static const char *const names[] = {"debug", "info", "notice", "warn", "error", NULL};
   int level = luaL_checkoption(L, 1, "info", names);
   const char *message = luaL_checkstring(L, 2), *detail = luaL_optstring(L, 3, NULL);
-  if (log && detail) log_write(log, (enum log_level)level, message, "detail=%s", detail);
-  else if (log) log_write(log, (enum log_level)level, message, NULL);
+  if (log && detail)
+    log_write(log, (enum log_level)level, message, "detail=%s", detail);
+  else if (log)
+    log_write(log, (enum log_level)level, message, NULL);
   return 0;
 }
 
@@ -529,11 +554,12 @@ static void make_type(lua_State *L, const char *name, const luaL_Reg *methods, l
 }
 
 static int open_module(lua_State *L) {
-  static const luaL_Reg functions[] = {{"yaml", native_yaml}, {"encode", native_encode}, {"join", native_join}, {"array", native_array}, {"raw", native_raw},
-    {"decode", native_decode}, {"documents", native_documents}, {"list", native_list}, {"read", native_read}, {"watch", native_watch}, {"address", native_address},
-    {"clock", native_clock}, {NULL, NULL}};
-  static const luaL_Reg documents_methods[] = {{"update", documents_lua_update}, {"forget", documents_lua_forget}, {"position", documents_lua_position},
-    {"paths", documents_lua_paths}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"yaml", native_yaml}, {"encode", native_encode}, {"join", native_join},           {"array", native_array},
+                                       {"raw", native_raw},   {"decode", native_decode}, {"documents", native_documents}, {"list", native_list},
+                                       {"read", native_read}, {"watch", native_watch},   {"address", native_address},     {"clock", native_clock},
+                                       {NULL, NULL}};
+  static const luaL_Reg documents_methods[] = {
+      {"update", documents_lua_update}, {"forget", documents_lua_forget}, {"position", documents_lua_position}, {"paths", documents_lua_paths}, {NULL, NULL}};
   static const luaL_Reg watch_methods[] = {{"wait", watch_lua_wait}, {NULL, NULL}};
   make_type(L, DOCUMENTS, documents_methods, documents_collect);
   make_type(L, WATCH, watch_methods, watch_collect);

@@ -1,5 +1,5 @@
-/* The sync thread: waits for changes of the watched directories, hands the paths to kube/sync.lua, and does sliced work between them. Everything of it lives in one Lua
- * state, with the JIT off. Owned by whoever made it; sync_run is the thread's main; sync_stop and the questions may be called from any thread. */
+/* The sync thread: waits for changes of the watched directories, hands the paths to kube/sync.lua, and does sliced work between them. Everything of it lives in
+ * one Lua state, with the JIT off. Owned by whoever made it; sync_run is the thread's main; sync_stop and the questions may be called from any thread. */
 #include "sync.h"
 
 #include <errno.h>
@@ -254,9 +254,12 @@ static int start(struct sync *sync, const char *const *paths, unsigned count, ch
     lua_pushstring(L, paths[i]);
     lua_rawseti(L, -2, (int)i + 1);
   }
-  if (lua_pcall(L, 2, 2, 1)) snprintf(error, error_size, "%s", lua_tostring(L, -1));
-  else if (lua_isnil(L, -2)) snprintf(error, error_size, "%s", lua_tostring(L, -1));
-  else return 0;
+  if (lua_pcall(L, 2, 2, 1))
+    snprintf(error, error_size, "%s", lua_tostring(L, -1));
+  else if (lua_isnil(L, -2))
+    snprintf(error, error_size, "%s", lua_tostring(L, -1));
+  else
+    return 0;
   return -1;
 }
 
@@ -284,8 +287,8 @@ void sync_run(struct sync *sync) {
   }
 }
 
-int sync_check(const struct sync_options *options, const char *const *paths, unsigned count, void (*line)(void *context, const char *level, struct span text), void *context,
-               char *error, size_t error_size) {
+int sync_check(const struct sync_options *options, const char *const *paths, unsigned count, void (*line)(void *context, const char *level, struct span text),
+               void *context, char *error, size_t error_size) {
   struct sync *sync = make(options, true, error, error_size);
   if (!sync) return -1;
   int problems = -1;

@@ -12,12 +12,12 @@
 struct sync;
 
 struct sync_options {
-  const char *home;               /* the folder that holds kube/, policies/ and lua/ */
-  const char *manifests;          /* the directory to serve; NULL for sync_check */
-  const char *const *policies;    /* mounted policy directories, later ones win */
+  const char *home;            /* the folder that holds kube/, policies/ and lua/ */
+  const char *manifests;       /* the directory to serve; NULL for sync_check */
+  const char *const *policies; /* mounted policy directories, later ones win */
   unsigned policies_count;
-  struct span flags;              /* packed map: flag name without dashes -> value as text. Booleans are "true" or "false". "own-ports": our listeners' ports, comma list.
-                                     "watch-ingress-without-class" must be there as what is in force (standalone: "true") */
+  struct span flags; /* packed map: flag name without dashes -> value as text. Booleans are "true" or "false". "own-ports": our listeners' ports, comma list.
+                        "watch-ingress-without-class" must be there as what is in force (standalone: "true") */
   unsigned long long guest_memory;
   /* One message, or NULL for specs of the loop. Called on the sync thread; the bytes are the caller's again afterwards. */
   void (*emit)(void *context, const char *bytes, size_t length);
@@ -27,7 +27,8 @@ struct sync_options {
   int (*open_state)(void *context, lua_State *L, char *error, size_t error_size);
 };
 
-/* Everything that `options` points to is copied or must outlive the sync. NULL with one clear line: an unreadable directory ends the start. Does no work yet. */
+/* Everything that `options` points to is copied or must outlive the sync. NULL with one clear line: an unreadable directory ends the start. Does no work yet.
+ */
 struct sync *sync_new(const struct sync_options *options, char *error, size_t error_size);
 void sync_free(struct sync *sync);
 /* The thread's main; returns after sync_stop. */
@@ -39,9 +40,9 @@ bool sync_is_ready(const struct sync *sync);
 /* A mounted policy file does not load (--require-policies). From any thread. */
 bool sync_has_broken_policies(const struct sync *sync);
 
-/* `moongate check`: loads files and directories once, without emitting. Each finding comes as one line (it may hold newlines) with its level: "deny", "error", "warn", "info".
- * Returns the number of deny and error findings, or -1 with a message when it could not begin. */
-int sync_check(const struct sync_options *options, const char *const *paths, unsigned count, void (*line)(void *context, const char *level, struct span text), void *context,
-               char *error, size_t error_size);
+/* `moongate check`: loads files and directories once, without emitting. Each finding comes as one line (it may hold newlines) with its level: "deny", "error",
+ * "warn", "info". Returns the number of deny and error findings, or -1 with a message when it could not begin. */
+int sync_check(const struct sync_options *options, const char *const *paths, unsigned count, void (*line)(void *context, const char *level, struct span text),
+               void *context, char *error, size_t error_size);
 
 #endif

@@ -1,5 +1,6 @@
-/* Directory trees under inotify. Files count when they are closed after writing or moved into place, never half written. A mounted ConfigMap or Secret changes by a swap
- * of its `..data` link, which is reported as a change of the directory that holds it. After an overflow all roots are reported. Owned by the sync thread. */
+/* Directory trees under inotify. Files count when they are closed after writing or moved into place, never half written. A mounted ConfigMap or Secret changes
+ * by a swap of its `..data` link, which is reported as a change of the directory that holds it. After an overflow all roots are reported. Owned by the sync
+ * thread. */
 #include "watch.h"
 
 #include <dirent.h>
@@ -147,7 +148,8 @@ int watch_add(struct watch *watch, const char *root) {
   char *slash = strrchr(path, '/');
   char *parent = slash == path ? copy("/") : slash ? strndup(path, (size_t)(slash - path)) : copy(".");
   must(parent);
-  if (strcmp(path, "/") != 0) (void)add_entry(watch, parent, slash ? slash + 1 : path); /* not readable: then a swap of the root goes unseen, its files do not */
+  if (strcmp(path, "/") != 0)
+    (void)add_entry(watch, parent, slash ? slash + 1 : path); /* not readable: then a swap of the root goes unseen, its files do not */
   free(parent);
   return 0;
 }

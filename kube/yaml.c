@@ -1,6 +1,6 @@
 /* YAML documents as Lua tables, over libyaml's events. Scalars are read the way kubectl reads them (YAML 1.1: yes, on, 0777 are not strings). A null becomes
- * a lightuserdata NULL, the same value that lua-cjson uses. An alias is the same table again, not a copy, so that aliases cannot multiply. Depth, nodes and aliases are
- * bounded. Owns nothing between calls; any thread, one state. */
+ * a lightuserdata NULL, the same value that lua-cjson uses. An alias is the same table again, not a copy, so that aliases cannot multiply. Depth, nodes and
+ * aliases are bounded. Owns nothing between calls; any thread, one state. */
 #include "yaml.h"
 
 #include <errno.h>
@@ -13,7 +13,7 @@
 struct reader {
   lua_State *L;
   yaml_parser_t parser;
-  int anchors;       /* stack index of the table name -> value */
+  int anchors; /* stack index of the table name -> value */
   unsigned nodes, aliases;
   unsigned line;     /* of the error */
   char message[256]; /* not empty: failed */
@@ -63,10 +63,14 @@ static bool parse_number(const char *text, size_t length, double *number) {
   }
   int base = 10;
   const char *start = digits;
-  if (digits[0] == '0' && digits[1] == 'b') base = 2, start = digits + 2;
-  else if (digits[0] == '0' && digits[1] == 'x') base = 16, start = digits + 2;
-  else if (digits[0] == '0' && digits[1] == 'o') base = 8, start = digits + 2;
-  else if (digits[0] == '0' && digits[1] != 0) base = 8;
+  if (digits[0] == '0' && digits[1] == 'b')
+    base = 2, start = digits + 2;
+  else if (digits[0] == '0' && digits[1] == 'x')
+    base = 16, start = digits + 2;
+  else if (digits[0] == '0' && digits[1] == 'o')
+    base = 8, start = digits + 2;
+  else if (digits[0] == '0' && digits[1] != 0)
+    base = 8;
   char *end;
   if (start[0] != 0 && strspn(start, base == 16 ? "0123456789abcdefABCDEF" : base == 8 ? "01234567" : base == 2 ? "01" : "0123456789") == strlen(start)) {
     errno = 0;
@@ -105,12 +109,18 @@ static void push_scalar(lua_State *L, const yaml_event_t *event) {
   bool is_plain = event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && event->data.scalar.plain_implicit;
   if (tag) is_plain = strcmp(tag, YAML_INT_TAG) == 0 || strcmp(tag, YAML_FLOAT_TAG) == 0 || strcmp(tag, YAML_BOOL_TAG) == 0 || strcmp(tag, YAML_NULL_TAG) == 0;
   double number;
-  if (!is_plain || strlen(text) != length) lua_pushlstring(L, text, length);
-  else if (is_one_of(text, nulls)) lua_pushlightuserdata(L, NULL);
-  else if (is_one_of(text, yes)) lua_pushboolean(L, 1);
-  else if (is_one_of(text, no)) lua_pushboolean(L, 0);
-  else if (parse_number(text, length, &number)) lua_pushnumber(L, number);
-  else lua_pushlstring(L, text, length);
+  if (!is_plain || strlen(text) != length)
+    lua_pushlstring(L, text, length);
+  else if (is_one_of(text, nulls))
+    lua_pushlightuserdata(L, NULL);
+  else if (is_one_of(text, yes))
+    lua_pushboolean(L, 1);
+  else if (is_one_of(text, no))
+    lua_pushboolean(L, 0);
+  else if (parse_number(text, length, &number))
+    lua_pushnumber(L, number);
+  else
+    lua_pushlstring(L, text, length);
 }
 
 /* Remembers the value on top of the stack under an anchor. */
@@ -228,14 +238,17 @@ static bool read_node(struct reader *reader, yaml_event_t *event, unsigned depth
       push_scalar(L, event);
       keep_anchor(reader, event->data.scalar.anchor);
       return true;
-    case YAML_SEQUENCE_START_EVENT: return read_sequence(reader, event->data.sequence_start.anchor, depth);
-    case YAML_MAPPING_START_EVENT: return read_mapping(reader, event->data.mapping_start.anchor, depth);
+    case YAML_SEQUENCE_START_EVENT:
+      return read_sequence(reader, event->data.sequence_start.anchor, depth);
+    case YAML_MAPPING_START_EVENT:
+      return read_mapping(reader, event->data.mapping_start.anchor, depth);
     case YAML_ALIAS_EVENT:
       if (++reader->aliases > YAML_MAX_ALIASES) return fail(reader, &event->start_mark, "too many aliases");
       lua_getfield(L, reader->anchors, (const char *)event->data.alias.anchor);
       if (lua_isnil(L, -1)) return fail(reader, &event->start_mark, "an alias without its anchor");
       return true;
-    default: return fail(reader, &event->start_mark, "unexpected text");
+    default:
+      return fail(reader, &event->start_mark, "unexpected text");
   }
 }
 
@@ -244,8 +257,10 @@ static bool is_blank(struct span text) {
   bool is_line_start = true;
   for (size_t i = 0; i < text.length; i++) {
     char c = text.data[i];
-    if (c == '\n') is_line_start = true;
-    else if (c == '#' || (is_line_start && c == '%') || (is_line_start && text.length - i >= 3 && (memcmp(text.data + i, "---", 3) == 0 || memcmp(text.data + i, "...", 3) == 0))) {
+    if (c == '\n')
+      is_line_start = true;
+    else if (c == '#' || (is_line_start && c == '%') ||
+             (is_line_start && text.length - i >= 3 && (memcmp(text.data + i, "---", 3) == 0 || memcmp(text.data + i, "...", 3) == 0))) {
       size_t skip = c == '-' || c == '.' ? 3 : 0;
       if (skip) {
         i += 2;
@@ -253,8 +268,10 @@ static bool is_blank(struct span text) {
         continue;
       }
       while (i + 1 < text.length && text.data[i + 1] != '\n') i++;
-    } else if (c == ' ' || c == '\t' || c == '\r') is_line_start = false;
-    else return false;
+    } else if (c == ' ' || c == '\t' || c == '\r')
+      is_line_start = false;
+    else
+      return false;
   }
   return true;
 }
@@ -280,7 +297,8 @@ enum yaml_result yaml_read(lua_State *L, struct span text, unsigned *line) {
       yaml_event_delete(&event);
       break;
     }
-    if (type == YAML_DOCUMENT_START_EVENT && has_value) is_good = fail(&reader, &event.start_mark, "text after the end of the document");
+    if (type == YAML_DOCUMENT_START_EVENT && has_value)
+      is_good = fail(&reader, &event.start_mark, "text after the end of the document");
     else if (type != YAML_STREAM_START_EVENT && type != YAML_DOCUMENT_START_EVENT && type != YAML_DOCUMENT_END_EVENT) {
       *line = (unsigned)event.start_mark.line + 1;
       is_good = read_node(&reader, &event, 0);
