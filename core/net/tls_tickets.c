@@ -77,7 +77,8 @@ static int on_ticket(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHE
   struct ticket_key key;
   int place = copy_key(tickets, is_sealing ? NULL : name, &key);
   if (place < 0) return 0;
-  int result = place == 0 ? 1 : 2;
+  /* TLS 1.3 clients use a ticket once (RFC 8446, C.4): each resumption gives the next one. */
+  int result = !is_sealing && (place > 0 || SSL_version(ssl) >= TLS1_3_VERSION) ? 2 : 1;
   if (is_sealing) {
     memcpy(name, key.name, NAME_BYTES);
     if (RAND_bytes(iv, EVP_CIPHER_get_iv_length(EVP_aes_256_cbc())) != 1) result = -1;
