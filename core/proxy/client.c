@@ -63,7 +63,6 @@ static struct exchange *take_fresh(struct client *client, struct codec_stream *s
   exchange->request_head = *stream->request;
   exchange->request = &exchange->request_head;
   exchange->target = stream->request->target;
-  exchange->request_ended = stream->request->body.framing == BODY_NONE;
   worker_update_clock(client->worker);
   counter_add(client->worker->options.counters, COUNTER_REQUESTS, 1);
   request_head_client(exchange);
@@ -72,7 +71,10 @@ static struct exchange *take_fresh(struct client *client, struct codec_stream *s
 
 static void on_request(void *owner, struct codec_stream *stream) {
   struct exchange *exchange = take_fresh(client_of(owner), stream);
-  if (!exchange->request_ended) stream->ops->pause(stream, PAUSE_NOT_READY);
+  const struct message_body *body = &stream->request->body;
+  /* Without a body on_end follows at once, and the exchange begins there: then the codec knows that the request is complete when the exchange ends. */
+  if (body->framing == BODY_NONE || (body->framing == BODY_LENGTH && body->length == 0)) return;
+  stream->ops->pause(stream, PAUSE_NOT_READY);
   exchange_run(exchange);
 }
 
@@ -128,7 +130,6 @@ static void begin_http(struct client *client) {
   client->codec = h1_client_new(link, &limits, &codec_handlers, client);
   link_start(link);
   link_resume(link);
-  if (worker->is_draining) codec_client_shutdown(client->codec);
 }
 
 /* ---- before HTTP ----------------------------------------------------------------------------------------------------------- */

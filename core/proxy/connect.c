@@ -50,8 +50,7 @@ static enum hook_result run_balancer(struct exchange *exchange) {
   if (!exchange->route || exchange->route->hook_count[HOOK_BALANCER] == 0 || !hooks->run) return HOOK_NEXT;
   exchange->phase = HOOK_BALANCER;
   exchange->hook_index = 0;
-  lease_note_use(exchange->worker, &exchange->owner->unit);
-  if (exchange->policies) lease_note_use(exchange->worker, exchange->policies);
+  lease_note_hooks(exchange);
   return hooks->run(hooks->self, exchange, HOOK_BALANCER);
 }
 

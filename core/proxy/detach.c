@@ -33,6 +33,7 @@ void detach_exchange(struct exchange *exchange) {
   if (exchange->route && exchange->route->hook_count[HOOK_LOG] && hooks->run) {
     exchange->phase = HOOK_LOG;
     exchange->hook_index = 0;
+    lease_note_hooks(exchange);
     (void)hooks->run(hooks->self, exchange, HOOK_LOG);
   }
   /* Its tables belong to the policy set that is about to be given back. */

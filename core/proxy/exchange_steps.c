@@ -69,8 +69,7 @@ static enum step_result run_hooks(struct exchange *exchange, enum hook_phase pha
   if (exchange->phase != phase) {
     exchange->phase = phase;
     exchange->hook_index = 0;
-    lease_note_use(exchange->worker, &exchange->owner->unit);
-    if (exchange->policies) lease_note_use(exchange->worker, exchange->policies);
+    lease_note_hooks(exchange);
   }
   switch (hooks->run(hooks->self, exchange, phase)) {
     case HOOK_NEXT: return go(exchange, next);
@@ -173,6 +172,7 @@ static enum step_result step_log(struct exchange *exchange) {
   if (exchange->route && exchange->route->hook_count[HOOK_LOG] && !exchange->is_detached && hooks->run) {
     exchange->phase = HOOK_LOG;
     exchange->hook_index = 0;
+    lease_note_hooks(exchange);
     (void)hooks->run(hooks->self, exchange, HOOK_LOG);
   }
   access_log_write(exchange);

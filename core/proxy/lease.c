@@ -54,6 +54,11 @@ void lease_note_use(struct worker *worker, struct unit *unit) {
   entry->is_known = true;
 }
 
+void lease_note_hooks(struct exchange *exchange) {
+  lease_note_use(exchange->worker, &exchange->owner->unit);
+  if (exchange->policies) lease_note_use(exchange->worker, exchange->policies);
+}
+
 void lease_drop(struct worker *worker, struct unit *unit) {
   struct unit_leases *entry = worker->leases[unit->id];
   must(entry && entry->unit == unit && entry->count > 0 && worker->lease_count > 0);

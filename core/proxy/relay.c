@@ -141,7 +141,7 @@ static void on_client_end(void *owner) {
   exchange->request_ended = true;
   if (exchange->request_stopped) return;
   if (exchange->step == STEP_RELAY && exchange->upstream_stream && !exchange->request_sent) end_request(exchange);
-  else if (exchange->step == STEP_BUFFER) exchange_run(exchange);
+  else if (exchange->step == STEP_BUFFER || exchange->step == STEP_READ_HEAD) exchange_run(exchange);
 }
 
 static void on_client_drain(void *owner) {
@@ -329,8 +329,8 @@ static bool may_detach(const struct exchange *exchange) {
 }
 
 void relay_timer_start(struct exchange *exchange) {
-  uint64_t now = now_of(exchange), next = due(exchange), soon = now + DETACH_AFTER_MS;
-  if (may_detach(exchange)) soon = exchange->relay_started_ms + DETACH_AFTER_MS;
+  uint64_t now = now_of(exchange), next = due(exchange), soon = now + exchange->worker->detach_after_ms;
+  if (may_detach(exchange)) soon = exchange->relay_started_ms + exchange->worker->detach_after_ms;
   if (soon < next && !exchange->is_detached) next = soon;
   loop_timer_start(&exchange->worker->loop, &exchange->timer, next > now ? next - now : 0);
 }
@@ -344,7 +344,7 @@ void relay_timer_fired(struct timer *timer) {
     return;
   }
   if (exchange->step != STEP_RELAY && exchange->step != STEP_TUNNEL) return;
-  if (may_detach(exchange) && now >= exchange->relay_started_ms + DETACH_AFTER_MS) detach_exchange(exchange);
+  if (may_detach(exchange) && now >= exchange->relay_started_ms + exchange->worker->detach_after_ms) detach_exchange(exchange);
   if (due(exchange) <= now) {
     exchange->failure = ERROR_TIMEOUT;
     exchange_run(exchange);

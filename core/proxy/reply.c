@@ -72,8 +72,7 @@ bool reply_filter(struct exchange *exchange) {
   const struct response_head *before = exchange->response;
   exchange->phase = HOOK_HEADER_FILTER;
   exchange->hook_index = 0;
-  lease_note_use(exchange->worker, &exchange->owner->unit);
-  if (exchange->policies) lease_note_use(exchange->worker, exchange->policies);
+  lease_note_hooks(exchange);
   switch (hooks->run(hooks->self, exchange, HOOK_HEADER_FILTER)) {
     case HOOK_NEXT: return true;
     case HOOK_ANSWERED:

@@ -13,9 +13,10 @@
 #include "net/digest.h"
 #include "proxy/access_log.h"
 #include "proxy/client.h"
+#include "proxy/detach.h"
 #include "proxy/lease.h"
 
-enum { BLOCK_BYTES = 8192, BLOCKS_KEPT = 1024, BACKLOG = 4096 };
+enum { BLOCK_BYTES = 8192, BLOCKS_KEPT = 1024, BACKLOG = 4096, DRAIN_TICK_MS = 1000 };
 
 struct snapshot *worker_give_root(struct worker *worker, struct snapshot *root) {
   struct snapshot *untaken = atomic_exchange(&worker->inbox, root);
@@ -94,18 +95,30 @@ static void close_listeners(struct worker *worker) {
   for (unsigned i = 0; i < count; i++) listener_close(worker->listeners[i]);
 }
 
-static void say_close(struct worker *worker) { worker->says_close = true; }
-
-static void drain(struct worker *worker) {
-  if (worker->is_draining) return;
-  say_close(worker);
-  close_listeners(worker);
-  worker->is_draining = true;
+static void shut_down_clients(struct worker *worker, bool new_ones_too) {
   for (struct list *node = worker->clients.next, *next; node != &worker->clients; node = next) {
     next = node->next;
-    client_shut_down(container_of(node, struct client, node));
+    struct client *client = container_of(node, struct client, node);
+    if (client->requests || new_ones_too) client_shut_down(client);
   }
+}
+
+static void on_drain_tick(struct timer *timer) {
+  struct worker *worker = container_of(timer, struct worker, drain_timer);
+  must(worker->magic == WORKER_MAGIC);
+  shut_down_clients(worker, true);
+  loop_timer_start(&worker->loop, &worker->drain_timer, DRAIN_TICK_MS);
+}
+
+/* A connection that was accepted just now has its first request on the way: it gets a moment, and its answer says Connection: close. */
+static void drain(struct worker *worker) {
+  if (worker->is_draining) return;
+  worker->says_close = true;
+  close_listeners(worker);
+  worker->is_draining = true;
+  shut_down_clients(worker, false);
   pool_sweep(worker->pool);
+  loop_timer_start(&worker->loop, &worker->drain_timer, DRAIN_TICK_MS);
 }
 
 void worker_check_drained(struct worker *worker) {
@@ -114,7 +127,7 @@ void worker_check_drained(struct worker *worker) {
 
 static void obey(struct worker *worker) {
   int command = atomic_load_explicit(&worker->command, memory_order_relaxed);
-  if (command >= WORKER_SAY_CLOSE && !worker->says_close) say_close(worker);
+  if (command >= WORKER_SAY_CLOSE && !worker->says_close) worker->says_close = true;
   if (command >= WORKER_DRAIN && !worker->is_draining) {
     drain(worker);
     worker_check_drained(worker);
@@ -183,6 +196,7 @@ int worker_init(struct worker *worker, const struct worker_options *options, cha
   worker->number = options->number;
   worker->options = *options;
   worker->is_accepting = true;
+  worker->detach_after_ms = DETACH_AFTER_MS;
   worker->date_seconds = -1;
   int code = loop_init(&worker->loop, options->counters, options->log);
   if (code) {
@@ -203,6 +217,7 @@ int worker_init(struct worker *worker, const struct worker_options *options, cha
   digest_random(&worker->random.state, sizeof worker->random.state);
   worker->random.state |= 1;
   worker->pool = pool_new(worker);
+  timer_init(&worker->drain_timer, on_drain_tick);
   route_settings_defaults(&worker->default_settings);
   char message[256];
   worker->default_log_format = template_new(span_of(access_log_default_format), TEMPLATE_UNKNOWN_IS_EMPTY, message, sizeof message);
@@ -230,6 +245,7 @@ void worker_free(struct worker *worker) {
     }
   }
   must(worker->exchange_count == 0);
+  loop_timer_stop(&worker->loop, &worker->drain_timer);
   pool_free(worker->pool);
   lease_free(worker);
   uv_close((uv_handle_t *)&worker->wake, NULL);

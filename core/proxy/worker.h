@@ -68,6 +68,8 @@ struct worker {
   unsigned cursor_count;
   struct listener *listeners[8];
   unsigned listener_count;
+  struct timer drain_timer;
+  unsigned detach_after_ms;               /* DETACH_AFTER_MS; tests shorten it */
   bool is_draining, says_close, is_accepting;
   _Atomic int command;                    /* enum worker_command, highest given */
   uint32_t exchange_generation;

@@ -338,14 +338,42 @@ static void test_tunnel_idle(void **state) {
   peer_await_end(server);
 }
 
+static void test_detaching(void **state) {
+  (void)state;
+  world.worker.detach_after_ms = 40;
+  struct peer *client = client_connect();
+  peer_send(client, GET);
+  struct peer *server = server_await(0);
+  peer_await(server, "\r\n\r\n");
+  peer_send(server, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc");
+  peer_await(client, "abc");
+  assert_int_equal(world.worker.lease_count, 1);
+  put_host("foo.test", "/", "default-two-80", NULL, 0);
+  publish();
+  assert_int_equal(world.retired_count, 1);
+  for (int i = 0; i < 1000 && world.worker.lease_count; i++) turn();
+  assert_int_equal(world.worker.lease_count, 0);
+  assert_int_equal(world.retired_count, 0);
+  assert_int_equal(counter_get(&world.counters, COUNTER_EXCHANGES_DETACHED), 1);
+  peer_send(server, "def");
+  peer_await(client, "abcdef");
+  assert_at_rest();
+  assert_true(log_has("[default-web-80] ["));
+}
+
 static void test_draining(void **state) {
   (void)state;
-  struct peer *client = client_connect(), *idle = client_connect();
+  struct peer *client = client_connect(), *idle = client_connect(), *fresh = client_connect();
+  peer_send(idle, "GET / HTTP/1.1\r\nHost: none.test\r\n\r\n");
+  peer_await(idle, "404");
   peer_send(client, GET);
   struct peer *server = server_await(0);
   peer_await(server, "\r\n\r\n");
   worker_command(&world.worker, WORKER_DRAIN);
   peer_await_end(idle);
+  peer_send(fresh, "GET / HTTP/1.1\r\nHost: none.test\r\n\r\n");
+  peer_await(fresh, "Connection: close\r\n");
+  peer_await_end(fresh);
   peer_send(server, OK);
   peer_await(client, "\r\n\r\nok");
   assert_true(peer_has(client, "Connection: close\r\n"));
@@ -435,7 +463,7 @@ int main(void) {
       TEST(test_get), TEST(test_keep_alive_and_pool), TEST(test_pipelining), TEST(test_chunked_both_ways), TEST(test_unbuffered_body_streams),
       TEST(test_expect_continue), TEST(test_body_limit), TEST(test_own_answers), TEST(test_refused_everywhere), TEST(test_retry_avoids_the_tried),
       TEST(test_stale_connection_is_replaced), TEST(test_timeouts), TEST(test_early_answer), TEST(test_early_success_goes_on), TEST(test_back_pressure),
-      TEST(test_tunnel), TEST(test_tunnel_idle), TEST(test_draining), TEST(test_leaving_uploads), TEST(test_leaving_tunnels),
+      TEST(test_tunnel), TEST(test_tunnel_idle), TEST(test_detaching), TEST(test_draining), TEST(test_leaving_uploads), TEST(test_leaving_tunnels),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
