@@ -34,8 +34,13 @@ local function guest_pcall(f, ...)
   return passed(raw_pcall(f, ...))
 end
 
+-- LuaJIT runs the handler of an error that a hook raised inside that hook, where no other hook runs: a handler that loops would never be
+-- stopped. So a spent budget is not shown to handlers.
 local function guest_xpcall(f, handler, ...)
-  return passed(raw_xpcall(f, handler, ...))
+  return passed(raw_xpcall(f, function(problem)
+    if core.budget_is_spent() then return problem end
+    return handler(problem)
+  end, ...))
 end
 
 local function guest_resume(thread, ...)

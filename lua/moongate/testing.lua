@@ -6,6 +6,7 @@
 --
 -- testing.route { ... }
 --   policy, policies   a file (or several): a path, or a name beside the spec or in policies/
+--   source             the text of a policy instead of its file
 --   trusted            run as a built-in; default: files of policies/ itself are, others are guests
 --   annotations        short names to texts            settings   ConfigMap keys to texts
 --   host, path, path_type, tls, namespace, name        facts of the Ingress ("_", "/", "Prefix", false, "default", "test")
@@ -144,6 +145,10 @@ end
 
 local function load_policies(spec, beside)
   local list = {}
+  if spec.source then
+    local trusted = spec.trusted or false
+    list[1] = { path = "policy.lua", source = spec.source, trusted = trusted, owner = trusted and "builtin" or "test" }
+  end
   for _, name in ipairs(spec.policies or { spec.policy }) do
     local path, source = find_policy(name, beside)
     local trusted = spec.trusted

@@ -1,0 +1,150 @@
+-- What a guest's policy may not do: one attack per item of the allow-list, each tried in a real guest state.
+local testing = require "moongate.testing"
+local owners = require "moongate.owners" -- preloaded by moongate.core
+
+local directory = package.searchpath("moongate.guest", package.path):gsub("/moongate/guest%.lua$", "")
+
+describe("a guest state", function()
+  local owner
+  before_each(function() owner = owners.open { name = "guest", trusted = false, memory = 16 * 1024 * 1024, lua_directory = directory } end)
+  after_each(function() owner:close() end)
+
+  --- Runs code as a policy file whose name tells what came out.
+  local function outcome(code)
+    local source = "local function attack() " .. code .. " end\nlocal seen = attack()\nerror('outcome: ' .. tostring(seen), 0)"
+    local description, problem = owner:load("attack.lua", source)
+    assert.is_nil(description)
+    return (problem:gsub("^attack%.lua: outcome", "outcome"))
+  end
+
+  local absent = "newproxy jit collectgarbage load loadstring loadfile dofile getfenv setfenv rawset io os ffi debug package module print gcinfo"
+  for name in absent:gmatch("%S+") do
+    it("has no " .. name, function() assert.equal("outcome: nil", outcome("return " .. name)) end)
+  end
+
+  it("has no string.dump", function() assert.equal("outcome: nil", outcome("return string.dump")) end)
+  it("has no string.dump by the methods of a string", function() assert.equal("outcome: nil", outcome("return ('').dump")) end)
+  it("requires only moongate", function()
+    assert.matches("there is only 'moongate'", outcome("return require('ffi')"))
+    assert.matches("there is only 'moongate'", outcome("return require('moongate.core')"))
+    assert.equal("outcome: nil", outcome("return require('moongate').core"))
+  end)
+  it("takes no bytecode", function()
+    local description, problem = owner:load("attack.lua", string.dump(function() return {} end))
+    assert.is_nil(description)
+    assert.matches("attack.lua", problem, 1, true)
+  end)
+
+  it("cannot take hold of the string metatable", function()
+    assert.equal("outcome: false", outcome("return getmetatable('')"))
+    assert.matches("cannot change a protected metatable", outcome("return pcall(setmetatable, string, {}) or setmetatable(string, {})"))
+  end)
+  for name in ("string table math coroutine"):gmatch("%S+") do
+    it("cannot write into " .. name, function()
+      assert.matches(name .. " is read%-only", outcome(name .. ".find = nil"))
+      assert.equal("outcome: nil", outcome("return next(" .. name .. ")"))
+    end)
+  end
+  it("cannot write into the library", function()
+    assert.matches("moongate is read%-only", outcome("require('moongate').hash = nil"))
+    assert.matches("moongate.hash is read%-only", outcome("require('moongate').hash.md5 = nil"))
+  end)
+  it("keeps globals to its own file", function()
+    assert(owner:load("one.lua", "leaked = 1 return { name = 'one', summary = 'x' }"))
+    assert.equal("outcome: nil", outcome("return leaked"))
+  end)
+  it("cannot change the environment through _G", function() assert.equal("outcome: nil", outcome("return _G")) end)
+
+  describe("under its budget", function()
+    local spent = "instruction budget spent"
+    it("stops a loop", function() assert.matches(spent, outcome("while true do end")) end)
+    it("stops a loop in pcall", function() assert.matches(spent, outcome("while true do pcall(function() while true do end end) end")) end)
+    it("stops a loop in xpcall, handler included", function()
+      assert.matches(spent, outcome("while true do xpcall(function() while true do end end, function() while true do end end) end"))
+    end)
+    it("stops a loop in a coroutine", function()
+      assert.matches(spent, outcome("while true do coroutine.resume(coroutine.create(function() while true do end end)) end"))
+      assert.matches(spent, outcome("while true do pcall(coroutine.wrap(function() while true do end end)) end"))
+    end)
+    it("stops a loop in a metamethod and in a comparison", function()
+      assert.matches(spent, outcome("return setmetatable({}, { __index = function() while true do end end }).x"))
+      assert.matches(spent, outcome("table.sort({ 1, 2, 3 }, function() while true do end end)"))
+    end)
+    for name, call in pairs {
+      find = "s:find(p)", match = "s:match(p)", gsub = "s:gsub(p, '')", gmatch = "s:gmatch(p)()", ["string.find"] = "string.find(s, p)",
+    } do
+      it("stops a pattern that backtracks in " .. name, function()
+        local code = "local p, s = ('a?'):rep(28) .. ('a'):rep(28) .. 'b', ('a'):rep(28) return " .. call
+        assert.matches("too many steps", outcome(code))
+      end)
+    end
+    it("stops patterns that are each within bounds", function()
+      assert.matches(spent, outcome("local s = ('a'):rep(100) while true do s:find('a-b') end"))
+    end)
+    it("goes on afterwards", function()
+      outcome("while true do end")
+      assert(owner:load("fine.lua", "return { name = 'fine', summary = 'x' }"))
+    end)
+  end)
+
+  describe("under its ceiling", function()
+    it("stops a table that grows", function() assert.matches("not enough memory", outcome("local t = {} for i = 1, 1e9 do t[i] = i end")) end)
+    it("stops a string that grows", function() assert.matches("not enough memory", outcome("local s = 'x' while true do s = s .. s end")) end)
+    it("stops string.rep", function() assert.matches("not enough memory", outcome("return #('x'):rep(1e9)")) end)
+    it("goes on afterwards", function()
+      outcome("local t = {} for i = 1, 1e9 do t[i] = {} end")
+      assert(owner:load("fine.lua", "return { name = 'fine', summary = 'x' }"))
+    end)
+  end)
+
+  it("has patterns that find what Lua's find", function()
+    local patterns = { "a+b", "^(%w+)=(%w*)$", "()x()", "%b()", "%f[%a]%a+", "[^,]+", "a-b", "[%]x-z]", "(a)(b)%1", "%s*$", ".-b", "^$", "[a-]", "%.", "x?y" }
+    local subjects = { "", "aaab", "key=value", "xx", "f(a(b)c)", "THE (quick) fox", "a,b,,c", "ab]z-", "aba", "  ", "a.b", "xyxy" }
+    local lines = {}
+    for _, pattern in ipairs(patterns) do
+      for _, subject in ipairs(subjects) do
+        local native = { subject:find(pattern) }
+        local replaced, count = subject:gsub(pattern, "<%0>")
+        local words = {}
+        for word in subject:gmatch(pattern) do words[#words + 1] = tostring(word) end
+        lines[#lines + 1] = ("check(%q, %q, %q, %q)"):format(subject, pattern, table.concat(native, "|"), replaced .. count .. table.concat(words, "|"))
+      end
+    end
+    local code = [[
+      local function check(subject, pattern, found, rest)
+        local native = { subject:find(pattern) }
+        local replaced, count = subject:gsub(pattern, "<%0>")
+        local words = {}
+        for word in subject:gmatch(pattern) do words[#words + 1] = tostring(word) end
+        local mine, others = table.concat(native, "|"), replaced .. count .. table.concat(words, "|")
+        if mine ~= found then error(subject .. " ~ " .. pattern .. ": " .. mine .. " is not " .. found, 0) end
+        if others ~= rest then error(subject .. " ~ " .. pattern .. ": " .. others .. " is not " .. rest, 0) end
+      end
+    ]] .. table.concat(lines, "\n")
+    assert.equal("outcome: nil", outcome(code))
+  end)
+end)
+
+describe("a guest's hook", function()
+  local function route(body)
+    return testing.route {
+      source = "local policy = { name = 'greedy', summary = 'x', applies = 'always' }\nfunction policy.attach() return {} end\n"
+        .. "function policy.rewrite(exchange) " .. body .. " end\nreturn policy",
+    }
+  end
+
+  it("that loops costs its own exchange a 500, and no other", function()
+    local greedy = route("if exchange.request.path == '/loop' then while true do end end")
+    local result = greedy:request { uri = "/loop" }
+    assert.equal(500, result.status)
+    assert.matches("policy=greedy phase=rewrite", result.log[1])
+    assert.matches("policy.lua:3: instruction budget spent", result.log[1])
+    assert.equal(200, greedy:request({ uri = "/" }).status)
+  end)
+
+  it("that eats memory costs its own exchange a 500, and no other", function()
+    local greedy = route("if exchange.request.path == '/eat' then local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(100) .. i end end")
+    assert.equal(500, greedy:request({ uri = "/eat" }).status)
+    assert.equal(200, greedy:request({ uri = "/" }).status)
+  end)
+end)
