@@ -23,6 +23,7 @@ local REWRITE_HOOKS = { "rewrite", "access", "balancer", "header_filter", "body_
 ---@field set table the policy set, see policies.lua
 ---@field denied string|nil all routes are denied (a setting asks for a guard that does not exist)
 ---@field service_upstream boolean|nil the setting of that name
+---@field has_stood fun(ingress: table): boolean this very version was accepted before (under other settings or policies)
 
 local function sources_of(input, paths)
   local sources = array {}
@@ -43,6 +44,14 @@ local function host_annotations(input)
   return merged
 end
 
+local function did_something(result)
+  if result.config or next(result.set or {}) then return true end
+  for _, list in ipairs { "edits", "aliases", "redirect_hosts", "findings" } do
+    if #(result[list] or {}) > 0 then return true end
+  end
+  return false
+end
+
 --- Asks every owner; policy name -> result, of active policies only.
 local function ask(set, method, question, failed)
   local merged = {}
@@ -60,9 +69,7 @@ local function ask(set, method, question, failed)
     if set.denied_of[index] then -- built-ins whose replacement did not load: only to see where they would be
       question.only = set.denied_of[index]
       for name, result in pairs(entry.owner[method](entry.owner, question) or {}) do
-        if result.config or next(result.set or {}) or #(result.edits or {}) > 0 or #(result.findings or {}) > 0 then
-          failed[#failed + 1] = set.denied[name]
-        end
+        if did_something(result) then failed[#failed + 1] = set.denied[name] end
       end
       question.only = nil
     end
@@ -166,7 +173,10 @@ local function attach_route(input, made, facts, route)
     if result then
       add_findings(made, result, ingress)
       body.denied = body.denied or first_denial(result)
-      if result.rejected then made.rejected[ingress] = result.rejected end
+      if result.rejected then
+        made.rejected[ingress] = result.rejected
+        if input.has_stood(ingress) then body.denied = body.denied or result.rejected end -- there is no earlier version to fall back to
+      end
       for name, value in pairs(result.set or {}) do body.settings[name] = value end
       copy_edits(result.edits, body.edits)
       if result.config then

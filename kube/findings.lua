@@ -17,9 +17,33 @@ findings.__index = findings
 local RANK = { deny = 1, error = 2, warn = 3, info = 4 }
 local LOG_LEVEL = { deny = "error", error = "error", warn = "warn", info = "info" }
 
----@param options { position: fun(document: integer): string, integer, integer; log: fun(level: string, message: string, detail: string) }
+-- Lines in a row before the log is spared, and how many a second it gets then: `check` lists all.
+local LOG_BURST, LOG_RATE = 100, 10
+
+---@class FindingsOptions
+---@field position fun(document: integer): string, integer, integer
+---@field log fun(level: string, message: string, detail: string)
+---@field clock fun(): number
+
+---@param options FindingsOptions
 function findings.new(options)
-  return setmetatable({ by_source = {}, position = options.position, log = options.log }, findings)
+  return setmetatable({
+    by_source = {}, position = options.position, write = options.log, clock = options.clock, allowance = LOG_BURST, counted_at = options.clock(), unsaid = 0,
+  }, findings)
+end
+
+function findings:log(finding)
+  local now = self.clock()
+  self.allowance = math.min(LOG_BURST, self.allowance + (now - self.counted_at) * LOG_RATE)
+  self.counted_at = now
+  if self.allowance < 1 then
+    self.unsaid = self.unsaid + 1
+    return
+  end
+  self.allowance = self.allowance - 1
+  if self.unsaid > 0 then self.write("warn", "findings not logged", ("%d; moongate check lists all"):format(self.unsaid)) end
+  self.unsaid = 0
+  self.write(LOG_LEVEL[finding.level], finding.level == "deny" and "denied" or "finding", self:format(finding))
 end
 
 --- One finding as one line of text, without its level.
@@ -61,7 +85,7 @@ function findings:set(source, list)
       seen[id] = true
       kept[#kept + 1] = finding
       if not known[id] and not finding.is_quiet then
-        self.log(LOG_LEVEL[finding.level], finding.level == "deny" and "denied" or "finding", self:format(finding))
+        self:log(finding)
       end
     end
   end

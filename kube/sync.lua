@@ -34,7 +34,7 @@ function sync.new(options)
   self.documents = native.documents()
   self.findings = findings.new {
     position = function(id) return self.documents:position(id) end,
-    log = options.is_check and function() end or native.log,
+    log = options.is_check and function() end or native.log, clock = native.clock,
   }
   self.store = store.new { documents = self.documents, findings = self.findings, flags = self.flags }
   self.policies = policies.new {
@@ -51,6 +51,7 @@ function sync.new(options)
   self.good = {}           -- Ingress id -> the last object that every policy accepted
   self.certificate_users = {} -- Secret id -> { [holder] = true }
   self.dirty = { hosts = {}, upstreams = {}, certificates = {}, names = {} }
+  self.roots = {}
   self.queue = {}          -- hosts to be built in slices
   self.raw_settings, self.fields, self.own = {}, {}, {}
   self.setting_findings = {}
@@ -348,6 +349,7 @@ function sync:build(host, set)
   local made = attaching.host {
     name = host, ingresses = ingresses, short = function(ingress) return self:short(ingress) end, has_tls = has_tls, certificate = certificate,
     settings = self.raw_settings, set = set, denied = denied, service_upstream = self.own["service-upstream"],
+    has_stood = function(ingress) return self.good[ingress.id] == ingress end,
   }
   for _, id in ipairs(looked) do self.users["secret " .. id] = true end
   made.users, self.users = self.users, nil
@@ -543,7 +545,11 @@ end
 
 --- Takes in one changed path of the manifests: a file, a directory, or what is gone.
 function sync:take_path(path, is_asked_for)
-  local list = native.list(path)
+  local list, problem = native.list(path)
+  if self.roots[path] then -- a root that is gone is a mishap, not the wish to serve nothing
+    self.findings:set("root " .. path, not list and { { level = "error", file = path, text = problem .. " (what was there stays)" } } or nil)
+    if not list then return end
+  end
   if list == "file" then
     if is_asked_for or is_manifest(path) then self:take_file(path) end
     return
@@ -570,9 +576,13 @@ function sync:start(paths)
     local list, unreadable = native.list(path)
     if not list then return nil, ("%s: %s"):format(path, unreadable) end
     if list == "file" and not self.is_check then return nil, ("%s: is not a directory"):format(path) end
-    self:take_path((path:gsub("(.)/+$", "%1")), true)
+    path = path:gsub("(.)/+$", "%1")
+    self.roots[path] = true
+    self:take_path(path, true)
   end
   self:flush()
+  collectgarbage()
+  collectgarbage("setpause", 130) -- changes leave little garbage: memory stays flat
   return true
 end
 
