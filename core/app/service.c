@@ -155,6 +155,7 @@ static void on_accept(void *context, struct link *link) {
   struct codec_client_limits limits = {.head_bytes = 65536, .request_line_bytes = 16384, .header_fields = 256, .header_timeout_ms = 30000, .body_timeout_ms = 60000,
                                        .idle_timeout_ms = 75000, .send_timeout_ms = 60000, .max_requests = 1u << 30, .allow_underscores = true};
   client->codec = h1_client_new(link, &limits, &client_events, client);
+  link_start(link);
 }
 
 struct service *service_new(const struct service_options *options) {
@@ -188,7 +189,11 @@ void service_shutdown(struct service *service) {
 
 void service_free(struct service *service) {
   if (service->listener) listener_close(service->listener);
-  while (!list_is_empty(&service->clients)) codec_client_close(container_of(service->clients.next, struct service_client, node)->codec);
+  for (struct list *node = service->clients.next, *next; node != &service->clients; node = next) {
+    next = node->next;
+    codec_client_close(container_of(node, struct service_client, node)->codec);
+  }
+  while (!list_is_empty(&service->clients)) loop_run_once(service->options.loop, 0); /* on_close comes from deferred calls */
   free(service);
 }
 

@@ -44,7 +44,7 @@ uint16_t service_port(const struct service *service);
 /* Stops accepting, says Connection: close; idle connections close now. */
 void service_shutdown(struct service *service);
 unsigned service_client_count(const struct service *service);
-/* Closes everything; run the loop once more after it. */
+/* Closes everything, turning the loop until all is closed: its thread must not run it any more. */
 void service_free(struct service *service);
 
 void service_reply(struct service_call *call, int status, const char *content_type, struct span body);
