@@ -33,6 +33,7 @@ static long parse_v1(struct span data, struct proxy_header *header) {
   if (memcmp(data.data, begin.data, known) != 0) return ERROR_PROTOCOL;
   size_t limit = data.length < V1_MAX ? data.length : V1_MAX;
   size_t end = span_find(span_make(data.data, limit), '\r');
+  if (span_find(span_make(data.data, limit), '\n') < end) return ERROR_PROTOCOL;
   if (end + 1 >= limit) return end + 1 >= V1_MAX ? ERROR_PROTOCOL : 0;
   if (data.data[end + 1] != '\n') return ERROR_PROTOCOL;
   long length = (long)end + 2;
