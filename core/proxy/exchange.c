@@ -30,7 +30,7 @@ struct exchange *exchange_new(struct worker *worker, struct client *client) {
   struct exchange *exchange = worker->free_exchanges;
   if (exchange) {
     worker->free_exchanges = (struct exchange *)exchange->script;
-    memset(exchange, 0, sizeof *exchange);
+    memset(exchange, 0, offsetof(struct exchange, tries));
   } else {
     exchange = calloc(1, sizeof *exchange);
     must(exchange);

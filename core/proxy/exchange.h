@@ -115,16 +115,13 @@ struct exchange {
   bool body_was_written;          /* any byte of the request reached the kernel in this try */
 
   /* tries */
-  struct try_record tries[EXCHANGE_TRIES];
   unsigned try_count;
-  const struct endpoint_record *tried[BALANCE_TRIED];
   unsigned tried_count;
 
   /* script's own; opaque here */
   void *script;                   /* per-exchange state of the hook runner (ctx tables); NULL until a hook ran */
   enum hook_phase phase;          /* of the hook that runs, for phase checks */
   unsigned hook_index;            /* next hook to run in the phase (for waiting hooks) */
-  struct variable_value variables[LIMIT_VARIABLES];
   unsigned variable_count;
 
   /* times: loop microseconds */
@@ -136,6 +133,11 @@ struct exchange {
 
   unsigned char trace[EXCHANGE_TRACE]; /* last steps, for the crash dump */
   unsigned trace_count;
+
+  /* Not cleared when the struct is used again: their counts say what is valid. */
+  struct try_record tries[EXCHANGE_TRIES];
+  const struct endpoint_record *tried[BALANCE_TRIED];
+  struct variable_value variables[LIMIT_VARIABLES];
 };
 
 /* What policies may do; each is what the Lua call of the same name does. All are for the exchange's worker thread. */
