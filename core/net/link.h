@@ -34,7 +34,9 @@ struct link_events {
   void (*on_open)(void *owner, int status);
   /* Bytes arrived; returns how many were taken. */
   size_t (*on_read)(void *owner, const char *data, size_t length);
-  /* No more will be read: 0 for an orderly end (FIN, close_notify), else the error. Writing may still work after 0. */
+  /* No more will be read: 0 for an orderly end (FIN, close_notify), else the error. Writing may still work after 0; if it then fails,
+   * on_end comes a second time, with the error. TLS cut without close_notify is ERROR_CLOSED. What came before the end is read first,
+   * except on an accepted link that broke off: its owner is told at once, paused or not. */
   void (*on_end)(void *owner, int error);
   /* link_is_full() was true, and now there is room. */
   void (*on_drain)(void *owner);
@@ -48,7 +50,7 @@ struct link *link_connect(struct loop *loop, const struct address *address, stru
 /* Two memory links, joined: what one writes the other reads, from deferred calls. For specs. */
 void link_pair(struct loop *loop, struct link *ends[2]);
 
-/* (Re)sets who is called. Bytes held are handed to the new owner. */
+/* (Re)sets who is called. Bytes held are handed to the new owner from a deferred call; it starts unpaused. */
 void link_set_owner(struct link *link, const struct link_events *events, void *owner);
 /* Starts reading on an accepted or memory link that has an owner. */
 void link_start(struct link *link);
