@@ -23,7 +23,8 @@ function annotations.short(raw, prefixes)
         if short[key] == nil then
           short[key], from[key] = value, name
         elseif short[key] ~= value then
-          problems[#problems + 1] = { level = "warn", annotation = key, text = ("%s: %q is ignored, since %s is %q"):format(name, value, from[key], short[key]) }
+          problems[#problems + 1] = { level = "warn", annotation = key, text = ("%s: %q is ignored, since %s is %q"):format(name, value, from[key],
+            short[key]) }
         end
       end
     end
@@ -33,7 +34,8 @@ end
 
 -- Families that decide who may come in. Until a policy declares such a name, a route that carries it is closed.
 local function is_guarding(name)
-  return name:sub(1, 5) == "auth-" or name == "satisfy" or name == "allowlist-source-range" or name == "whitelist-source-range" or name == "denylist-source-range"
+  return name:sub(1, 5) == "auth-" or name == "satisfy" or name == "allowlist-source-range" or name == "whitelist-source-range"
+    or name == "denylist-source-range"
 end
 
 --- The first name (in byte order) of a guarding family that no policy declares; nil if there is none.

@@ -8,7 +8,8 @@ local attaching = {}
 local array = native.array
 
 -- Not applied where an Ingress has nothing but a default backend.
-local NOT_FOR_CATCH_ALL = { "rewrite-target", "app-root", "x-forwarded-prefix", "use-regex", "permanent-redirect", "permanent-redirect-code", "temporal-redirect",
+local NOT_FOR_CATCH_ALL = { "rewrite-target", "app-root", "x-forwarded-prefix", "use-regex", "permanent-redirect", "permanent-redirect-code",
+  "temporal-redirect",
   "temporal-redirect-code" }
 
 local REWRITE_HOOKS = { "rewrite", "access", "balancer", "header_filter", "body_filter", "log" }
@@ -82,7 +83,8 @@ local function add_findings(made, result, ingress)
     local key = ingress and ingress.key
     if finding.source then key = ("Ingress %s/%s"):format(finding.source.namespace, finding.source.name) end
     local list = finding.setting and made.setting_findings or made.findings
-    list[#list + 1] = { level = finding.level, annotation = finding.annotation, setting = finding.setting, text = finding.text, key = not finding.setting and key or nil }
+    list[#list + 1] = { level = finding.level, annotation = finding.annotation, setting = finding.setting, text = finding.text, key = not finding.setting
+      and key or nil }
   end
 end
 
@@ -158,7 +160,8 @@ local function attach_route(input, made, facts, route)
   local body = {
     path = route.path, type = route.type, source = source, upstreams = upstreams, default_backend = route.is_default_backend or false,
     settings = {}, edits = array {}, hooks = {},
-    facts = { path = route.path, path_type = route.path_type, source = source, upstreams = upstreams, alternatives = array {}, host = { name = input.name, tls = input.has_tls } },
+    facts = { path = route.path, path_type = route.path_type, source = source, upstreams = upstreams, alternatives = array {}, host = { name = input.name,
+      tls = input.has_tls } },
   }
   if made.body.regex then body.regex_path = route.path end
   local failed = {}
@@ -227,7 +230,8 @@ function attaching.host(input)
   end
   for _, route in ipairs(shadowed) do
     made.findings[#made.findings + 1] = { level = "warn", key = route.ingress.key,
-      text = ("path %s of host %s is ignored: %s has it already"):format(route.path, input.name, route.older == route.ingress and "another rule" or route.older.key) }
+      text = ("path %s of host %s is ignored: %s has it already"):format(route.path, input.name, route.older == route.ingress and "another rule"
+        or route.older.key) }
   end
   return made
 end

@@ -113,7 +113,8 @@ local function external(world, upstream, service, body, findings)
     findings[#findings + 1] = { level = "warn", key = service.key, text = "is of type ExternalName, which --disable-svc-external-name turns off: 503" }
     body.missing = true
   elseif is_loopback or is_local_name(service.external_name) then
-    findings[#findings + 1] = { level = "error", key = service.key, field = "spec.externalName", text = ("is %q, our own host: refused, 503"):format(service.external_name) }
+    findings[#findings + 1] = { level = "error", key = service.key, field = "spec.externalName",
+      text = ("is %q, our own host: refused, 503"):format(service.external_name) }
     body.missing = true
   elseif not body.external_port then
     findings[#findings + 1] = { level = "error", key = service.key, text = ("has no port %q: 503"):format(upstream.port) }

@@ -1,5 +1,5 @@
---- Reads Kubernetes objects: checks each field that we use and makes the small plain table that the model works with. The one function for files, `check`, and whatever
---- else hands in objects. A table made here is never changed afterwards.
+--- Reads Kubernetes objects: checks each field that we use and makes the small plain table that the model works with. The one function for
+--- files, `check`, and whatever else hands in objects. A table made here is never changed afterwards.
 local native = require "moongate.kube"
 
 local objects = {}
@@ -129,7 +129,8 @@ local function backend(reader, raw, path, api)
   if not is_absent(raw.resource) and is_absent(raw.service) then return nil, true end
   local service, field = get(reader, raw, "service", "table", path, true)
   if not service then
-    if not is_absent(raw.serviceName) then problem(reader, "error", path .. ".serviceName", "belongs to the old API versions; networking.k8s.io/v1 has service.name") end
+    if not is_absent(raw.serviceName) then problem(reader, "error", path .. ".serviceName",
+      "belongs to the old API versions; networking.k8s.io/v1 has service.name") end
     return nil
   end
   local name = get(reader, service, "name", "string", field, true)
@@ -152,7 +153,8 @@ end
 local PATH_TYPES = { Exact = "exact", Prefix = "prefix", ImplementationSpecific = "implementation" }
 
 -- What no honest host, path or secret name holds, and what was used to break out of a template elsewhere.
-local FORBIDDEN = { "alias%s.*;", "root%s.*;", "/etc/passwd", "/etc/shadow", "/etc/group", "/etc/nginx", "/etc/ingress%-controller", "/var/run/secrets", "_by_lua" }
+local FORBIDDEN = { "alias%s.*;", "root%s.*;", "/etc/passwd", "/etc/shadow", "/etc/group", "/etc/nginx", "/etc/ingress%-controller", "/var/run/secrets",
+  "_by_lua" }
 
 local function inspect(reader, text, field)
   if reader.flags["deep-inspect"] == "false" then return end
@@ -431,7 +433,8 @@ function objects.read(raw, flags)
   if not name then return nil, reader.problems end
   if not is_dns_name(name) then problem(reader, "error", "metadata.name", "is %q, not a name that Kubernetes allows", name) end
   if namespace == "" and not rule.is_global then namespace = "default" end
-  if not rule.is_global and not is_label(namespace) then problem(reader, "error", "metadata.namespace", "is %q, not a name that Kubernetes allows", namespace) end
+  if not rule.is_global and not is_label(namespace) then problem(reader, "error", "metadata.namespace", "is %q, not a name that Kubernetes allows",
+    namespace) end
   local created = metadata.creationTimestamp
   local result = { kind = kind, api = api, namespace = namespace, name = name, created = type(created) == "string" and created or "",
     key = kind .. " " .. (namespace ~= "" and namespace .. "/" or "") .. name }

@@ -1,5 +1,6 @@
---- The policy files: the built-in folder and the mounted directories. Each file stands alone: one that does not load keeps its version before, and is reported. There are two
--- states of each owner: the live one attaches for object changes while the other takes in changed files and attaches anew; then they change places.
+--- The policy files: the built-in folder and the mounted directories. Each file stands alone: one that does not load keeps its version before,
+-- and is reported. There are two states of each owner: the live one attaches for object changes while the other takes in changed files and
+-- attaches anew; then they change places.
 local native = require "moongate.kube"
 
 local policies = {}
@@ -30,7 +31,8 @@ local function is_policy(path, folder)
 end
 
 local function open_state(self, folder)
-  local owner = self.owners_module.open { name = folder.name, trusted = folder.is_trusted, memory = self.memory, fetch = self.fetch, lua_directory = self.lua_directory }
+  local owner = self.owners_module.open { name = folder.name, trusted = folder.is_trusted, memory = self.memory, fetch = self.fetch,
+    lua_directory = self.lua_directory }
   return { owner = owner, loaded = {} } -- loaded: path -> source
 end
 
@@ -201,7 +203,8 @@ local function compose(self)
         for _, hook in ipairs(description.hooks or {}) do hooks[hook] = true end
         if folder_index == 1 then folder.names[description.name] = true end
         active[description.name] = {
-          name = description.name, description = description, hooks = hooks, folder = folder_index, file = path, source = file.source, is_trusted = folder.is_trusted,
+          name = description.name, description = description, hooks = hooks, folder = folder_index, file = path, source = file.source,
+            is_trusted = folder.is_trusted,
         }
       end
     end

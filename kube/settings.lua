@@ -68,7 +68,8 @@ local function header_name(text)
   return text
 end
 
--- Key -> { field, reader }. The fields and their defaults are in core/route/settings.h; a key that is absent or bad is left out, so that the default stands there once.
+-- Key -> { field, reader }. The fields and their defaults are in core/route/settings.h; a key that is absent or bad is left out, so that the
+-- default stands there once.
 local KEYS = {
   ["client-header-timeout"] = { "client_header_timeout_ms", read.time },
   ["client-body-timeout"] = { "client_body_timeout_ms", read.time },
@@ -144,7 +145,8 @@ for key in ([[
   block-referers enable-syslog syslog-host syslog-port global-allowed-response-headers global-auth-url global-auth-method global-auth-signin
   global-auth-signin-redirect-param global-auth-response-headers global-auth-request-redirect global-auth-snippet global-auth-cache-key
   global-auth-cache-duration global-auth-always-set-cookie proxy-ssl-location-only default-type debug-connections grpc-buffer-size-kb
-  jaeger-collector-host jaeger-collector-port jaeger-service-name jaeger-sampler-type jaeger-sampler-param use-geoip zipkin-collector-host datadog-collector-host
+  jaeger-collector-host jaeger-collector-port jaeger-service-name jaeger-sampler-type jaeger-sampler-param use-geoip
+  zipkin-collector-host datadog-collector-host
 ]]):gmatch("%S+") do KNOWN[key] = "later" end
 for key in ([[
   http2-max-field-size http2-max-header-size http2-max-requests map-hash-bucket-size server-name-hash-max-size server-name-hash-bucket-size

@@ -1,5 +1,5 @@
---- The objects of all documents, by kind and name. Knows which document holds which object, keeps the last good version of an object whose edit is broken, and refuses
---- the second of two objects of one name. What changed is asked for with `take`.
+--- The objects of all documents, by kind and name. Knows which document holds which object, keeps the last good version of an object whose
+--- edit is broken, and refuses the second of two objects of one name. What changed is asked for with `take`.
 local native = require "moongate.kube"
 local json = require "cjson.safe"
 local objects = require "kube.objects"

@@ -62,7 +62,8 @@ local function upstream(options)
     slices = function() return options.slices or {} end,
     endpoints = function() return options.endpoints end,
   }
-  local body, findings = model.upstream(world, { name = "n", namespace = "default", service = "web", port = options.port or "80", use_service_address = options.use_service_address })
+  local body, findings = model.upstream(world, { name = "n", namespace = "default", service = "web", port = options.port or "80",
+    use_service_address = options.use_service_address })
   local list = {}
   for i, endpoint in ipairs(body.endpoints) do
     list[i] = ("%s:%d%s"):format(endpoint.ip, endpoint.port, endpoint.draining and " draining" or endpoint.ready and "" or " not ready")
@@ -97,9 +98,11 @@ describe("an upstream", function()
   it("counts an address once, and keeps draining ones apart", function()
     local ports = { { name = "http", port = 8080 } }
     local list = upstream { service = service { HTTP }, slices = {
-      { ports = ports, endpoints = { endpoint "10.0.0.1", endpoint("10.0.0.2", true) } }, { ports = ports, endpoints = { endpoint "10.0.0.1", endpoint "10.0.0.2" } } } }
+      { ports = ports, endpoints = { endpoint "10.0.0.1", endpoint("10.0.0.2", true) } }, { ports = ports, endpoints = { endpoint "10.0.0.1",
+        endpoint "10.0.0.2" } } } }
     assert.same({ "10.0.0.1:8080", "10.0.0.2:8080" }, list)
-    assert.same({ "10.0.0.2:8080 draining" }, (upstream { service = service { HTTP }, slices = { { ports = ports, endpoints = { endpoint("10.0.0.2", true) } } } }))
+    assert.same({ "10.0.0.2:8080 draining" }, (upstream { service = service { HTTP }, slices = { { ports = ports, endpoints = { endpoint("10.0.0.2",
+      true) } } } }))
   end)
   it("reads Endpoints where there is no slice", function()
     assert.same({ "10.0.0.1:8080" }, (upstream { service = service { HTTP },
@@ -199,7 +202,8 @@ describe("classes", function()
     assert.is_true(accepts({ name = "a", class = "nginx" }, {}, {}))
     assert.is_true(accepts({ name = "a", class = "mine" }, { ["ingress-class"] = "mine" }, {}))
     assert.is_false(accepts({ name = "a", class = "nginx" }, {}, { nginx = { name = "nginx", controller = "example.com/x" } }))
-    assert.is_true(accepts({ name = "a", class = "nginx" }, { ["ingress-class-by-name"] = "true" }, { nginx = { name = "nginx", controller = "example.com/x" } }))
+    assert.is_true(accepts({ name = "a", class = "nginx" }, { ["ingress-class-by-name"] = "true" }, { nginx = { name = "nginx",
+      controller = "example.com/x" } }))
   end)
 end)
 
@@ -217,7 +221,8 @@ describe("settings", function()
       ["access-log-format"] = "json", ["ssl-session-timeout"] = "10m", ["max-worker-connections"] = "100", ["hide-headers"] = "",
     }
     assert.equal("", text)
-    assert.same({ keep_alive_ms = 75000, client_header_timeout_ms = 90000, use_forwarded_headers = true, client_head_bytes = 65536, client_request_line_bytes = 16384,
+    assert.same({ keep_alive_ms = 75000, client_header_timeout_ms = 90000, use_forwarded_headers = true, client_head_bytes = 65536,
+      client_request_line_bytes = 16384,
       access_log_json = true, ssl_session_timeout_ms = 600000, max_worker_connections = 100 }, fields)
   end)
   it("that are bad are left at their default, and said", function()
@@ -230,7 +235,8 @@ warn use-proxy-protocol use-proxy-protocol: "maybe" is not true or false; the de
   it("are told apart: of policies, not yet supported, without meaning, unknown", function()
     assert.equal([[info server-name-hash-max-size has no meaning here
 info use-gzip is not supported yet
-warn no-such-key is not a known setting]], select(2, read({ ["ssl-redirect"] = "true", ["use-gzip"] = "true", ["server-name-hash-max-size"] = "512", ["no-such-key"] = "1" },
+warn no-such-key is not a known setting]],
+      select(2, read({ ["ssl-redirect"] = "true", ["use-gzip"] = "true", ["server-name-hash-max-size"] = "512", ["no-such-key"] = "1" },
       { ["ssl-redirect"] = true })))
   end)
 end)

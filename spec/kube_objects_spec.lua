@@ -82,8 +82,11 @@ spec: { defaultBackend: { service: { name: a, port: { number: 80 } } } }
     assert.equal("error metadata.annotations[nginx.ingress.kubernetes.io/ssl-redirect] is a boolean, not a string; write it in quotes", problems)
   end)
   it("is refused by deep inspection unless that is off", function()
-    local text = ingress 'rules: [{ host: a.test, http: { paths: [{ path: "/etc/passwd", pathType: Prefix, backend: { service: { name: a, port: { number: 80 } } } }] } }]\n'
-    text = text:gsub("spec:\nrules", "spec:\n  rules")
+    local text = ingress [[
+  rules:
+  - host: a.test
+    http: { paths: [{ path: "/etc/passwd", pathType: Prefix, backend: { service: { name: a, port: { number: 80 } } } }] }
+]]
     assert.matches("deep inspection", select(2, read(text)))
     assert.is_table((read(text, { ["deep-inspect"] = "false" })))
   end)
@@ -108,7 +111,8 @@ describe("other objects", function()
   end)
   it("need a name and a version that exists", function()
     assert.matches("error metadata.name is missing", select(2, read "apiVersion: v1\nkind: Service\nmetadata: {}\n"))
-    assert.matches('error apiVersion is "networking.k8s.io/v2"', select(2, read "apiVersion: networking.k8s.io/v2\nkind: Ingress\nmetadata: { name: a }\n"), 1, true)
+    assert.matches('error apiVersion is "networking.k8s.io/v2"', select(2, read "apiVersion: networking.k8s.io/v2\nkind: Ingress\nmetadata: { name: a }\n"),
+      1, true)
     assert.matches("is a string, not an object", select(2, read "hello"))
   end)
   it("give a Secret's data decoded, and stringData on top", function()

@@ -143,7 +143,8 @@ end
 function policy.rewrite() end
 return policy
 ]]
-    local run = kube.start { policies = { ["reader.lua"] = reader }, files = { ["a.yaml"] = kube.ingress { annotations = { ["reader-map"] = "texts" } }, ["w.yaml"] = WEB } }
+    local run = kube.start { policies = { ["reader.lua"] = reader }, files = { ["a.yaml"] = kube.ingress { annotations = { ["reader-map"] = "texts" } },
+      ["w.yaml"] = WEB } }
     assert.matches("does not exist", run.units["host shop.test"].routes[1].denied)
     run.change("m.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: texts }\ndata: { text: one }\n")
     local route = run.units["host shop.test"].routes[1]
@@ -175,14 +176,12 @@ return policy
     local run = kube.start { files = FILES, policies = { ["one.lua"] = policy "one" } }
     kube.write(run.policies .. "/one.lua", policy("one", nil, "route:set('read_timeout', 3)"))
     run.sync:change { run.policies .. "/one.lua" } -- attached in slices: nothing is published yet
-    local seen = {}
     kube.write(run.directory .. "/a.yaml", kube.ingress { annotations = { ["one-text"] = "changed" } })
     local first = #run.messages
     run.sync:change { run.directory .. "/a.yaml" }
     assert.equal(first + 1, #run.messages)
     assert.not_equal(3, run.units["host shop.test"].routes[1].settings.read_timeout)
     while run.sync:work(1) do end
-    seen = run.units["host shop.test"].routes[1]
-    assert.equal(3, seen.settings.read_timeout)
+    assert.equal(3, run.units["host shop.test"].routes[1].settings.read_timeout)
   end)
 end)

@@ -12,14 +12,15 @@ end
 
 local function certificate(name)
   local directory = kube.directory()
-  kube.run(("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=%s -addext 'subjectAltName=DNS:%s' -keyout %s/k -out %s/c 2>/dev/null"):format(
+  kube.run(("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=%s "
+    .. "-addext 'subjectAltName=DNS:%s' -keyout %s/k -out %s/c 2>/dev/null"):format(
     name, name, directory, directory))
   return kube.native.read(directory .. "/c"), kube.native.read(directory .. "/k")
 end
 
 local function secret(name, cert, key)
   local function block(text) return "    " .. text:gsub("\n(.)", "\n    %1") end
-  return ("apiVersion: v1\nkind: Secret\nmetadata: { name: %s }\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n%s  tls.key: |\n%s"):format(name, block(cert), block(key))
+  return ("apiVersion: v1\nkind: Secret\nmetadata: { name: %s }\nstringData:\n  tls.crt: |\n%s  tls.key: |\n%s"):format(name, block(cert), block(key))
 end
 
 describe("the sync", function()
@@ -46,11 +47,13 @@ describe("the sync", function()
   end)
 
   it("sends what a change touches and nothing else", function()
-    local run = kube.start { files = { ["i.yaml"] = kube.ingress {} .. "---\n" .. kube.ingress { name = "other", host = "other.test" }, ["s.yaml"] = kube.service "web",
+    local run = kube.start { files = { ["i.yaml"] = kube.ingress {} .. "---\n" .. kube.ingress { name = "other", host = "other.test" },
+      ["s.yaml"] = kube.service "web",
       ["e.yaml"] = kube.slice "web" } }
     assert.equal("upsert upstream default-web-80", count(run.change("e.yaml", kube.slice("web", "10.0.0.1, 10.0.0.2"))))
     assert.equal("", count(run.change("e.yaml", "# only a comment\n" .. kube.slice("web", "10.0.0.1, 10.0.0.2"))))
-    assert.equal("upsert host shop.test", count(run.change("i.yaml", kube.ingress { paths = { { "/" }, { "/x" } } } .. "---\n" .. kube.ingress { name = "other", host = "other.test" })))
+    assert.equal("upsert host shop.test", count(run.change("i.yaml", kube.ingress { paths = { { "/" }, { "/x" } } } .. "---\n"
+      .. kube.ingress { name = "other", host = "other.test" })))
     assert.equal("delete host shop.test", count(run.change("i.yaml", kube.ingress { name = "other", host = "other.test" })))
     assert.equal("delete host other.test, delete upstream default-web-80", count(run.change("i.yaml", nil)))
   end)
@@ -72,7 +75,8 @@ describe("the sync", function()
     local run = kube.start { files = { ["a.yaml"] = kube.ingress { host = "a.test" }, ["b.yaml"] = "# two\n" .. kube.ingress { host = "b.test" } } }
     assert.is_table(run.units["host a.test"])
     assert.is_nil(run.units["host b.test"])
-    assert.matches("error b.yaml:2: Ingress default/shop: is there twice: .*/?a.yaml:1 %(document 1%) counts, .*/?b.yaml:2 %(document 1%) is refused", run.findings())
+    assert.matches("error b.yaml:2: Ingress default/shop: is there twice: .*/?a.yaml:1 %(document 1%) counts, .*/?b.yaml:2 %(document 1%) is refused",
+      run.findings())
     assert.equal("delete host a.test, upsert host b.test", (count(run.change("a.yaml", nil)):gsub(", [^,]*upstream[^,]*", "")))
     assert.not_matches("twice", run.findings())
   end)
@@ -80,7 +84,8 @@ describe("the sync", function()
   it("reads Lists and JSON", function()
     local run = kube.start { files = {
       ["list.yaml"] = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: { name: web }\n  spec: { ports: [{ port: 80 }] }\n",
-      ["ingress.json"] = '{"apiVersion":"networking.k8s.io/v1","kind":"Ingress","metadata":{"name":"j","labels":null},"spec":{"rules":[{"host":"json.test","http":{"paths":'
+      ["ingress.json"] = '{"apiVersion":"networking.k8s.io/v1","kind":"Ingress","metadata":{"name":"j","labels":null},"spec":'
+        .. '{"rules":[{"host":"json.test","http":{"paths":'
         .. '[{"path":"/","pathType":"Prefix","backend":{"service":{"name":"web","port":{"number":80}}}}]}}]}}' } }
     assert.is_table(run.units["host json.test"])
     assert.not_matches("does not exist", run.findings())
@@ -124,7 +129,8 @@ describe("the sync", function()
   end)
 
   it("closes routes whose guard has no policy", function()
-    local run = kube.start { files = { ["a.yaml"] = kube.ingress { annotations = { ["auth-type"] = "basic" } } .. "---\n" .. kube.ingress { name = "open", paths = { { "/open" } } } .. "---\n" .. WEB } }
+    local run = kube.start { files = { ["a.yaml"] = kube.ingress { annotations = { ["auth-type"] = "basic" } } .. "---\n" .. kube.ingress { name = "open",
+      paths = { { "/open" } } } .. "---\n" .. WEB } }
     local by_path = {}
     for _, route in ipairs(run.units["host shop.test"].routes) do by_path[route.path] = route.denied or "open" end
     assert.same({ ["/"] = "auth-type: no policy for it yet", ["/open"] = "open" }, by_path)
@@ -133,7 +139,8 @@ describe("the sync", function()
 
   it("reads its settings live, and closes everything where a setting asks for a guard", function()
     local function map(data) return "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: settings }\ndata: " .. data .. "\n" end
-    local run = kube.start { flags = { configmap = "default/settings" }, files = { ["a.yaml"] = kube.ingress {} .. "---\n" .. WEB, ["c.yaml"] = map '{ keep-alive: "10" }' } }
+    local run = kube.start { flags = { configmap = "default/settings" }, files = { ["a.yaml"] = kube.ingress {} .. "---\n" .. WEB,
+      ["c.yaml"] = map '{ keep-alive: "10" }' } }
     assert.equal(10000, run.units["settings settings"].keep_alive_ms)
     local seen = run.change("c.yaml", map '{ keep-alive: "20", nonsense: "1" }')
     assert.equal(20000, seen["upsert settings settings"].keep_alive_ms)
@@ -165,7 +172,8 @@ describe("the sync", function()
       ["ingress.kubernetes.io/proxy-read-timeout"] = "7", ["moongate.io/proxy-read-timeout"] = "8" } } .. "---\n" .. WEB } }
     assert.equal(8, run.units["host shop.test"].routes[1].settings.read_timeout)
     assert.matches('ingress.kubernetes.io/proxy-read-timeout: "7" is ignored, since moongate.io/proxy-read-timeout is "8"', run.findings(), 1, true)
-    run = kube.start { flags = { ["legacy-annotations"] = "false" }, files = { ["a.yaml"] = kube.ingress { annotations = { ["ingress.kubernetes.io/proxy-read-timeout"] = "7" } } } }
+    run = kube.start { flags = { ["legacy-annotations"] = "false" },
+      files = { ["a.yaml"] = kube.ingress { annotations = { ["ingress.kubernetes.io/proxy-read-timeout"] = "7" } } } }
     assert.not_equal(7, run.units["host shop.test"].routes[1].settings.read_timeout)
   end)
 
@@ -206,7 +214,8 @@ describe("check", function()
   teardown(kube.clean)
   it("lists everything, with annotations that nothing reads", function()
     local run = kube.start { is_check = true, flags = { configmap = "default/s" }, files = {
-      ["a.yaml"] = kube.ingress { annotations = { ["ssl-redirect"] = "nope", ["no-such-thing"] = "1" } } .. "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: { name: d }\n",
+      ["a.yaml"] = kube.ingress { annotations = { ["ssl-redirect"] = "nope", ["no-such-thing"] = "1" } }
+        .. "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: { name: d }\n",
       ["c.yaml"] = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: s }\ndata: { use-gzip: 'true' }\n" } }
     assert.equal(0, #run.messages)
     local lines, counts = run.sync:check()
