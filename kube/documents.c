@@ -20,7 +20,6 @@ struct file {
   size_t length;
   struct document *documents;
   uint32_t count;
-  bool is_whole; /* JSON: not split */
 };
 struct place {
   struct file *file; /* NULL: free */
@@ -119,8 +118,8 @@ static size_t next_marker(const char *bytes, size_t from, size_t end) {
   return end;
 }
 
-/* Splits bytes [start, end) of the new version, where `start` begins a document, into `*list`. */
-static uint32_t split(const char *bytes, size_t start, size_t end, uint32_t line, bool is_whole, struct document **list) {
+/* Splits bytes [start, end) of the new version, where `start` begins a document, into `*list`. JSON too: no line of it can begin with the marker. */
+static uint32_t split(const char *bytes, size_t start, size_t end, uint32_t line, struct document **list) {
   uint32_t count = 0, capacity = 0;
   *list = NULL;
   while (start < end) {
@@ -128,7 +127,7 @@ static uint32_t split(const char *bytes, size_t start, size_t end, uint32_t line
       capacity = capacity ? capacity * 2 : 4;
       *list = grow(*list, capacity, sizeof **list);
     }
-    size_t next = is_whole ? end : next_marker(bytes, start, end);
+    size_t next = next_marker(bytes, start, end);
     (*list)[count++] = (struct document){UINT32_MAX, line, start};
     line += count_lines(bytes + start, next - start);
     start = next;
@@ -205,7 +204,6 @@ const struct document_change *documents_update(struct documents *documents, cons
   struct file empty = {.bytes = NULL};
   struct file *file = old ? old : &empty;
   struct span name = span_of(path);
-  bool is_whole = span_ends_with(name, SPAN(".json"));
   size_t limit = file->length < length ? file->length : length;
   size_t prefix = limit ? common_prefix(file->bytes, bytes, limit) : 0;
   if (old && prefix == length && length == file->length) {
@@ -216,18 +214,18 @@ const struct document_change *documents_update(struct documents *documents, cons
   size_t suffix = limit > prefix ? common_suffix(file->bytes + file->length, bytes + length, limit - prefix) : 0;
   /* Documents before `first` end, with their whole marker, inside the prefix; those from `last` on begin, with the newline before, inside the suffix. */
   uint32_t first = 0, last = file->count;
-  while (!is_whole && first + 1 < file->count && file->documents[first + 1].start + 4 <= prefix) first++;
-  while (!is_whole && last > first + 1 && file->documents[last - 1].start >= file->length - suffix + 1) last--;
+  while (first + 1 < file->count && file->documents[first + 1].start + 4 <= prefix) first++;
+  while (last > first + 1 && file->documents[last - 1].start >= file->length - suffix + 1) last--;
   size_t begin = file->count ? file->documents[first].start : 0;
   size_t old_end = last < file->count ? file->documents[last].start : file->length;
   size_t fresh_end = length - (file->length - old_end);
 
   struct document *middle;
   uint32_t begin_line = file->count ? file->documents[first].line : 1;
-  uint32_t middle_count = split(bytes, begin, fresh_end, begin_line, is_whole, &middle);
+  uint32_t middle_count = split(bytes, begin, fresh_end, begin_line, &middle);
   struct file *fresh = calloc(1, sizeof *fresh);
   must(fresh);
-  *fresh = (struct file){.bytes = bytes, .length = length, .count = first + middle_count + (file->count - last), .is_whole = is_whole};
+  *fresh = (struct file){.bytes = bytes, .length = length, .count = first + middle_count + (file->count - last)};
   fresh->documents = grow(NULL, fresh->count, sizeof *fresh->documents);
   if (first) memcpy(fresh->documents, file->documents, first * sizeof *middle);
   if (middle_count) memcpy(fresh->documents + first, middle, middle_count * sizeof *middle);

@@ -109,8 +109,9 @@ local function add_entry(self, entry, touched)
 end
 
 local function parse(text)
-  if text:find("^%s*[{%[]") then
-    local value = json.decode(text)
+  local start = text:match("^%-%-%-[ \t]*\r?\n()") or 1
+  if text:find("^%s*[{%[]", start) then
+    local value = json.decode(text:sub(start))
     if value ~= nil then return value, 1 end
   end
   return native.yaml(text)
