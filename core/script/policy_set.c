@@ -71,8 +71,16 @@ struct source {
 
 static bool read_sources(struct span body, struct source **sources, uint32_t *count, char *error, size_t error_size) {
   struct pack_reader reader;
-  *count = pack_open(body, "policies", &reader);
-  if (*count > body.length) *count = 0; /* each takes more than a byte */
+  struct pack_item list;
+  struct span value;
+  *sources = NULL;
+  bool is_list = pack_find(body, "policies", &value);
+  if (is_list) pack_reader_init(&reader, value);
+  if (!is_list || !pack_next(&reader, &list) || list.type != PACK_ARRAY || list.count > body.length) { /* each takes more than a byte */
+    snprintf(error, error_size, "the policies are malformed");
+    return false;
+  }
+  *count = list.count;
   *sources = calloc(*count ? *count : 1, sizeof **sources);
   must(*sources != NULL);
   for (uint32_t i = 0; i < *count; i++) {
