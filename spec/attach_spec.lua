@@ -156,6 +156,9 @@ describe("an invalid value", function()
     local result = driver_of(policy(fields)):attach_route(route_input({}, { list = "x" })).trial
     assert.same({ { level = "warn", text = "list: x is not a whole number", setting = "list" } }, result.findings)
     assert.same({ 1 }, config_of(result))
+    fields.applies = nil
+    result = driver_of(policy(fields)):attach_route(route_input({}, { list = "x" })).trial
+    assert.equal("warn", result.findings[1].level)
     fields.guard, fields.access, fields.applies = true, function() end, nil
     result = driver_of(policy(fields)):attach_route(route_input({}, { list = "x" })).trial
     assert.equal("deny", result.findings[1].level)

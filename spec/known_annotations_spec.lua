@@ -30,6 +30,13 @@ describe("the policies", function()
     assert.same({}, placed)
   end)
 
+  it("of the example are in its ConfigMap, word for word", function()
+    local lines = {}
+    for line in io.lines "policies/examples/new_shop.lua" do lines[#lines + 1] = line == "" and "" or "    " .. line end
+    local manifest = assert(io.open("policies/examples/new_shop.configmap.yaml")):read "*a"
+    assert.is_truthy(manifest:find("new_shop.lua: |\n" .. table.concat(lines, "\n") .. "\n", 1, true))
+  end)
+
   it("and the list of unsupported names do not overlap", function()
     local unsupported = dofile "policies/known/unsupported.lua"
     for path, policy in pairs(policies()) do

@@ -274,9 +274,9 @@ end
 
 local function settings_differ(entry, settings)
   for _, setting in ipairs(entry.settings) do
-    -- An invalid setting of a guard must not be overlooked because nothing else calls it.
+    -- An invalid setting must not be overlooked because nothing else calls the policy.
     local read = read_setting(setting, settings or {})
-    if read.differs or (read.complaint and entry.guard) then return true end
+    if read.differs or read.complaint then return true end
   end
   return false
 end
