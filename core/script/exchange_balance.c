@@ -5,6 +5,8 @@
 #include "proxy/worker.h"
 #include "script/exchange_members.h"
 
+static const struct endpoint_box *endpoint_of(const struct object_box *box) { return (const struct endpoint_box *)box; }
+
 #define MEMBER(name) int member_##name(lua_State *L, struct exchange *exchange, struct object_box *box)
 
 static const struct try_record *last_try(const struct exchange *exchange) {
@@ -72,7 +74,7 @@ MEMBER(upstream_hash_endpoint) {
 
 MEMBER(upstream_choose) {
   (void)box;
-  struct object_box *endpoint = exchange_objects_endpoint(L, 2, "exchange.upstream:choose");
+  struct endpoint_box *endpoint = exchange_objects_endpoint(L, 2, "exchange.upstream:choose");
   exchange->wanted = endpoint->record;
   return 0;
 }
@@ -118,61 +120,61 @@ MEMBER(upstream_connect_time) { (void)box; const struct try_record *record = las
 MEMBER(upstream_header_time) { (void)box; const struct try_record *record = last_try(exchange); return member_push_seconds(L, record ? record->header_us : -1); }
 MEMBER(upstream_response_time) { (void)box; const struct try_record *record = last_try(exchange); return member_push_seconds(L, record ? record->response_us : -1); }
 
-MEMBER(endpoint_address) { (void)exchange; return member_push_span(L, box->record->name); }
+MEMBER(endpoint_address) { (void)exchange; return member_push_span(L, endpoint_of(box)->record->name); }
 
 MEMBER(endpoint_key) {
   (void)exchange;
-  if (box->key == ENDPOINT_KEY_SHA1) lua_pushstring(L, box->record->key_sha1);
-  else if (box->key == ENDPOINT_KEY_INDEX) lua_pushinteger(L, (lua_Integer)box->record->index);
-  else lua_pushstring(L, box->record->key_md5);
+  if (endpoint_of(box)->key == ENDPOINT_KEY_SHA1) lua_pushstring(L, endpoint_of(box)->record->key_sha1);
+  else if (endpoint_of(box)->key == ENDPOINT_KEY_INDEX) lua_pushinteger(L, (lua_Integer)endpoint_of(box)->record->index);
+  else lua_pushstring(L, endpoint_of(box)->record->key_md5);
   return 1;
 }
 
 MEMBER(endpoint_key_md5) {
   (void)exchange;
-  lua_pushstring(L, box->record->key_md5);
+  lua_pushstring(L, endpoint_of(box)->record->key_md5);
   return 1;
 }
 
 MEMBER(endpoint_key_sha1) {
   (void)exchange;
-  lua_pushstring(L, box->record->key_sha1);
+  lua_pushstring(L, endpoint_of(box)->record->key_sha1);
   return 1;
 }
 
 MEMBER(endpoint_index) {
   (void)exchange;
-  lua_pushinteger(L, (lua_Integer)box->record->index);
+  lua_pushinteger(L, (lua_Integer)endpoint_of(box)->record->index);
   return 1;
 }
 
 MEMBER(endpoint_healthy) {
-  lua_pushboolean(L, endpoint_is_healthy(box->record, loop_now_ms(&exchange->worker->loop)));
+  lua_pushboolean(L, endpoint_is_healthy(endpoint_of(box)->record, loop_now_ms(&exchange->worker->loop)));
   return 1;
 }
 
 MEMBER(endpoint_ready) {
   (void)exchange;
-  lua_pushboolean(L, box->is_ready);
+  lua_pushboolean(L, endpoint_of(box)->is_ready);
   return 1;
 }
 
 MEMBER(endpoint_draining) {
   (void)exchange;
-  lua_pushboolean(L, box->is_draining);
+  lua_pushboolean(L, endpoint_of(box)->is_draining);
   return 1;
 }
 
 MEMBER(endpoint_load) {
   (void)exchange;
-  lua_pushinteger(L, (lua_Integer)atomic_load_explicit(&box->record->load, memory_order_relaxed));
+  lua_pushinteger(L, (lua_Integer)atomic_load_explicit(&endpoint_of(box)->record->load, memory_order_relaxed));
   return 1;
 }
 
 MEMBER(endpoint_tried) {
   unsigned count = exchange->tried_count < BALANCE_TRIED ? exchange->tried_count : BALANCE_TRIED;
   bool is_tried = false;
-  for (unsigned i = 0; i < count; i++) is_tried = is_tried || exchange->tried[i] == box->record;
+  for (unsigned i = 0; i < count; i++) is_tried = is_tried || exchange->tried[i] == endpoint_of(box)->record;
   lua_pushboolean(L, is_tried);
   return 1;
 }

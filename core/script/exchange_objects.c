@@ -23,9 +23,11 @@ void exchange_objects_push_answer(lua_State *L) { lua_pushlightuserdata(L, (void
 
 bool exchange_objects_is_answer(lua_State *L, int index) { return lua_islightuserdata(L, index) && lua_touserdata(L, index) == &answer_key; }
 
-static struct object_box *to_box(lua_State *L, int index) {
-  if (lua_type(L, index) != LUA_TUSERDATA || lua_objlen(L, index) != sizeof(struct object_box)) return NULL;
+static inline struct object_box *to_box(lua_State *L, int index) {
   struct object_box *box = lua_touserdata(L, index);
+  if (box == NULL) return NULL;
+  size_t size = lua_objlen(L, index); /* 0 for a light userdata */
+  if (size != sizeof(struct object_box) && size != sizeof(struct endpoint_box)) return NULL;
   return box->magic == OBJECT_MAGIC ? box : NULL;
 }
 
@@ -52,7 +54,7 @@ static void phase_error(lua_State *L, const struct member *member, enum hook_pha
 static inline struct exchange *check_member(lua_State *L, struct object_box *box, const struct member *member) {
   if (box == NULL || box->kind != member->object)
     luaL_error(L, "%s%s%s: called on something else (write it with a colon)", objects[member->object].name, member->is_method ? ":" : ".", member->name);
-  bool is_over = box->kind == OBJECT_ENDPOINT && box->run != box->state->run;
+  bool is_over = box->kind == OBJECT_ENDPOINT && ((struct endpoint_box *)box)->run != ((struct endpoint_box *)box)->state->run;
   struct exchange_part *part = is_over ? NULL : box->part;
   if (part == NULL || part->exchange->generation != box->generation)
     luaL_error(L, "%s%s%s: used too late, what it belongs to is over", objects[member->object].name, member->is_method ? ":" : ".", member->name);
@@ -68,14 +70,13 @@ static int call_method(lua_State *L) {
   return member->function(L, exchange, box);
 }
 
-/* Upvalues: the kind's table of names (methods as functions, fields as row numbers), the kind. */
+/* Upvalues: the kind's table of names (methods as functions, fields as row numbers), the kind, the objects table. */
 static int index_object(lua_State *L) {
-  lua_settop(L, 2);
   lua_pushvalue(L, 2);
   lua_rawget(L, lua_upvalueindex(1));
   int type = lua_type(L, -1);
   if (type == LUA_TFUNCTION) return 1;
-  if (type != LUA_TNUMBER) {
+  if (__builtin_expect(type != LUA_TNUMBER, 0)) {
     const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2);
     return luaL_error(L, "%s has no member '%s'", objects[lua_tointeger(L, lua_upvalueindex(2))].name, name);
   }
@@ -111,12 +112,15 @@ static void push_members(lua_State *L, enum object_kind kind) {
   }
 }
 
+/* The objects table is on top. */
 static void make_metatable(lua_State *L, enum object_kind kind) {
+  int table = lua_gettop(L);
   lua_newtable(L);
   push_members(L, kind);
   if (objects[kind].has_fields) {
     lua_pushinteger(L, (lua_Integer)kind);
-    lua_pushcclosure(L, index_object, 2);
+    lua_pushvalue(L, table);
+    lua_pushcclosure(L, index_object, 3);
   }
   lua_setfield(L, -2, "__index");
   lua_pushinteger(L, (lua_Integer)kind);
@@ -129,17 +133,19 @@ static void make_metatable(lua_State *L, enum object_kind kind) {
   lua_setfield(L, -2, "__metatable");
 }
 
-/* state->objects: [1..OBJECT_SLOT] the metatables, then OBJECT_SLOT entries a slot. */
+/* The table: [1..OBJECT_SLOT] the metatables, then OBJECT_SLOT entries a slot. */
 void exchange_objects_open(struct script_state *state) {
   lua_State *L = state->L;
-  if (state->objects != LUA_NOREF) return;
+  if (state->slot_count > 0) return;
+  must(lua_gettop(L) == STATE_OBJECTS - 1);
   lua_createtable(L, OBJECT_SLOT * 32, 0);
   for (int kind = 0; kind < OBJECT_KINDS; kind++) {
     make_metatable(L, (enum object_kind)kind);
     lua_rawseti(L, -2, 1 + kind);
   }
-  state->objects = luaL_ref(L, LUA_REGISTRYINDEX);
   state->slot_count = 1;
+  lua_pushvalue(L, -1);
+  state->objects = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 static int take_slot(struct script_state *state) {
@@ -168,54 +174,46 @@ struct exchange_part *exchange_objects_part(struct script_state *state, struct e
   return part;
 }
 
-void exchange_objects_push(lua_State *L, struct exchange_part *part, enum object_kind kind) {
-  struct script_state *state = part->state;
+void exchange_objects_push(lua_State *L, int table, struct exchange_part *part, enum object_kind kind) {
   int entry = part->slot * OBJECT_SLOT + 1 + (int)kind;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, state->objects);
   if (part->made & 1u << kind) {
-    lua_rawgeti(L, -1, entry);
-    lua_remove(L, -2);
+    lua_rawgeti(L, table, entry);
     return;
   }
   struct object_box *box = lua_newuserdata(L, sizeof *box);
-  memset(box, 0, sizeof *box);
   box->magic = OBJECT_MAGIC;
   box->kind = kind;
   box->generation = part->exchange->generation;
   box->part = part;
-  lua_rawgeti(L, -2, 1 + (int)kind);
+  lua_rawgeti(L, table, 1 + (int)kind);
   lua_setmetatable(L, -2);
   lua_pushvalue(L, -1);
-  lua_rawseti(L, -3, entry);
+  lua_rawseti(L, table, entry);
   part->made |= 1u << kind;
-  lua_remove(L, -2);
 }
 
-/* Endpoints are many and short: not kept in the slot, but cut off by the run number; exchange_objects_end starts a new run too. */
+/* Endpoints are not kept in the slot, but cut off by the run number; exchange_objects_end starts a new run too. */
 void exchange_objects_push_endpoint(lua_State *L, struct exchange_part *part, struct endpoint_record *record, enum endpoint_key key, bool is_ready, bool is_draining) {
-  struct object_box *box = lua_newuserdata(L, sizeof *box);
-  memset(box, 0, sizeof *box);
-  box->magic = OBJECT_MAGIC;
-  box->kind = OBJECT_ENDPOINT;
-  box->generation = part->exchange->generation;
-  box->part = part;
-  box->state = part->state;
-  box->record = record;
-  box->run = part->state->run;
-  box->key = key;
-  box->is_ready = is_ready;
-  box->is_draining = is_draining;
+  struct endpoint_box *endpoint = lua_newuserdata(L, sizeof *endpoint);
+  *endpoint = (struct endpoint_box){.box = {OBJECT_MAGIC, OBJECT_ENDPOINT, part->exchange->generation, part},
+                                    .state = part->state,
+                                    .record = record,
+                                    .run = part->state->run,
+                                    .key = key,
+                                    .is_ready = is_ready,
+                                    .is_draining = is_draining};
   lua_rawgeti(L, LUA_REGISTRYINDEX, part->state->objects);
   lua_rawgeti(L, -1, 1 + OBJECT_ENDPOINT);
   lua_setmetatable(L, -3);
   lua_pop(L, 1);
 }
 
-struct object_box *exchange_objects_endpoint(lua_State *L, int index, const char *function) {
+struct endpoint_box *exchange_objects_endpoint(lua_State *L, int index, const char *function) {
   struct object_box *box = to_box(L, index);
   if (box == NULL || box->kind != OBJECT_ENDPOINT) luaL_error(L, "%s: wants an endpoint", function);
-  if (box->run != box->state->run) luaL_error(L, "%s: used too late, the endpoint was of another hook", function);
-  return box;
+  struct endpoint_box *endpoint = (struct endpoint_box *)box;
+  if (endpoint->run != endpoint->state->run) luaL_error(L, "%s: used too late, the endpoint was of another hook", function);
+  return endpoint;
 }
 
 struct exchange *exchange_objects_check(lua_State *L, int index, const char *function) {

@@ -59,7 +59,11 @@ struct object_box {
   enum object_kind kind;
   uint32_t generation;
   struct exchange_part *part; /* NULL when the exchange is over */
-  /* endpoints only: they live as long as the hook that got them, so `run` is looked at before `part` */
+};
+
+/* Endpoints are many and live as long as the hook that got them: `run` is looked at before `part`. */
+struct endpoint_box {
+  struct object_box box; /* first */
   struct script_state *state;
   struct endpoint_record *record;
   uint64_t run;
@@ -80,16 +84,18 @@ struct member {
 extern const struct member exchange_members[];
 extern const unsigned exchange_member_count;
 
-/* Prepares a state: metatables and the objects table. */
+/* Prepares a state: metatables, and the objects table, which stays at STATE_OBJECTS of its stack. */
 void exchange_objects_open(struct script_state *state);
 /* The exchange's part in this state; made at first use. */
 struct exchange_part *exchange_objects_part(struct script_state *state, struct exchange *exchange);
-/* Pushes one of its objects. */
-void exchange_objects_push(lua_State *L, struct exchange_part *part, enum object_kind kind);
+/* Pushes one of its objects; `table` is where the objects table is. */
+void exchange_objects_push(lua_State *L, int table, struct exchange_part *part, enum object_kind kind);
+/* In a field's getter: the objects table. */
+#define OBJECT_TABLE lua_upvalueindex(3)
 /* Pushes a new endpoint object, good until the running hook returns. */
 void exchange_objects_push_endpoint(lua_State *L, struct exchange_part *part, struct endpoint_record *record, enum endpoint_key key, bool is_ready, bool is_draining);
 /* The endpoint at `index`, or an error that begins with `function`. */
-struct object_box *exchange_objects_endpoint(lua_State *L, int index, const char *function);
+struct endpoint_box *exchange_objects_endpoint(lua_State *L, int index, const char *function);
 /* The exchange behind the userdata at `index`; raises when it is none, or over. */
 struct exchange *exchange_objects_check(lua_State *L, int index, const char *function);
 /* Pushes this policy's ctx table. */

@@ -18,7 +18,7 @@ static struct span check_span(lua_State *L, int index, const char *function, con
 }
 
 static int push_object(lua_State *L, struct object_box *box, enum object_kind kind) {
-  exchange_objects_push(L, box->part, kind);
+  exchange_objects_push(L, OBJECT_TABLE, box->part, kind);
   return 1;
 }
 

@@ -112,7 +112,7 @@ static int call_driver(lua_State *L, struct owner *owner, int arguments) {
   } else {
     is_done = lua_pack_encode(S, -2, packed, error, sizeof error);
   }
-  lua_settop(S, 0);
+  lua_settop(S, STATE_HANDLER);
   if (is_done) is_done = lua_pack_decode(L, buffer_span(packed), NULL, error, sizeof error);
   buffer_free(packed);
   return is_done ? 1 : fail(L, error);
@@ -128,7 +128,7 @@ static int owner_load(lua_State *L) {
   lua_State *S = owner->state->L;
   push_method(owner, "load");
   if (state_run_file(owner->state, file, source, error, sizeof error) != 0) {
-    lua_settop(S, 0);
+    lua_settop(S, STATE_HANDLER);
     return fail(L, error);
   }
   lua_pushstring(S, file);
@@ -141,7 +141,7 @@ static int owner_unload(lua_State *L) {
   push_method(owner, "unload");
   lua_pushstring(owner->state->L, name);
   state_call(owner->state, 2, 0, STATE_BUDGET_CONFIGURE);
-  lua_settop(owner->state->L, 0);
+  lua_settop(owner->state->L, STATE_HANDLER);
   return 0;
 }
 
@@ -158,7 +158,7 @@ static int attach(lua_State *L, const char *method) {
   bool is_done = lua_pack_decode(owner->state->L, buffer_span(packed), NULL, error, sizeof error);
   buffer_free(packed);
   if (is_done) return call_driver(L, owner, 2);
-  lua_settop(owner->state->L, 0);
+  lua_settop(owner->state->L, STATE_HANDLER);
   return fail(L, error);
 }
 

@@ -169,14 +169,14 @@ static enum hook_result run_hook(struct script_worker *script, struct exchange *
   part->answer = ANSWER_NONE;
   int top = lua_gettop(L);
   lua_rawgeti(L, LUA_REGISTRYINDEX, policy->hooks[phase]);
-  exchange_objects_push(L, part, OBJECT_EXCHANGE);
+  exchange_objects_push(L, STATE_OBJECTS, part, OBJECT_EXCHANGE);
   const struct hook_config *config = &host->configs[hook->config];
   if (!push_decoded(script, host, hook->config, config->packed, config, state, set_serial, error, error_size)) {
     lua_settop(L, top);
     return HOOK_FAILED;
   }
   script->worker->running_policy = entry->name;
-  int status = state_call(state, 2, 1, STATE_BUDGET_HOOK);
+  int status = state_call_hook(state, 2, 1, STATE_BUDGET_HOOK);
   script->worker->running_policy = NULL;
   state->running_policy = NULL;
   enum hook_result result = HOOK_NEXT;

@@ -144,25 +144,37 @@ void state_charge(struct script_state *state, uint64_t instructions) {
   if (state->is_bounded) state->budget -= (int64_t)instructions;
 }
 
-int state_call(struct script_state *state, int arguments, int results, int64_t budget) {
+static int call_bounded(struct script_state *state, int arguments, int results, int handler, int64_t budget) {
   lua_State *L = state->L;
-  int function = lua_gettop(L) - arguments;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, state->handler);
-  lua_insert(L, function);
   bool was_bounded = state->is_bounded;
-  if (!was_bounded) state_reset_budget(state, budget);
-  /* LuaJIT does not collect when an allocation is refused, so garbage must not fill the room below the ceiling. */
-  if (!was_bounded && state->memory_used > state->memory_limit / 4 * 3) lua_gc(L, LUA_GCCOLLECT, 0);
-  state->is_bounded = state->is_guest;
-  int status = lua_pcall(L, arguments, results, function);
+  if (!was_bounded) {
+    state_reset_budget(state, budget);
+    /* LuaJIT does not collect when an allocation is refused, so garbage must not fill the room below the ceiling. */
+    if (state->memory_used > state->memory_limit / 4 * 3) lua_gc(L, LUA_GCCOLLECT, 0);
+    state->is_bounded = state->is_guest;
+  }
+  int status = lua_pcall(L, arguments, results, handler);
   state->is_bounded = was_bounded;
-  lua_remove(L, function);
   if (status == LUA_ERRMEM && !was_bounded) {
     lua_gc(L, LUA_GCCOLLECT, 0);
     lua_pop(L, 1);
     lua_pushliteral(L, "not enough memory (the ceiling of this owner's policies)");
   }
   return status;
+}
+
+int state_call(struct script_state *state, int arguments, int results, int64_t budget) {
+  lua_State *L = state->L;
+  int function = lua_gettop(L) - arguments;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, state->handler);
+  lua_insert(L, function);
+  int status = call_bounded(state, arguments, results, function, budget);
+  lua_remove(L, function);
+  return status;
+}
+
+int state_call_hook(struct script_state *state, int arguments, int results, int64_t budget) {
+  return call_bounded(state, arguments, results, STATE_HANDLER, budget);
 }
 
 static int load_library(lua_State *L) {
@@ -196,6 +208,8 @@ struct script_state *state_new(const struct state_options *options, char *error,
   if (options->is_guest || options->no_jit) luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
   state_set_path(L, options->lua_directory);
   core_module_preload(L);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, state->handler);
+  must(lua_gettop(L) == STATE_HANDLER);
   if (options->is_guest) {
     pattern_install(L);
     lua_gc(L, LUA_GCSETPAUSE, 120);

@@ -22,6 +22,10 @@
 #define STATE_BUDGET_CONFIGURE 10000000 /* loading a file, or one policy's attach */
 #define STATE_BUDGET_STEP 1000        /* how often the count hook looks */
 
+/* The bottom of a state's stack, for good: the message handler; in workers' states the objects table (exchange_objects.c). */
+#define STATE_HANDLER 1
+#define STATE_OBJECTS 2
+
 /* A loaded policy: registry references of its hooks, LUA_NOREF where it has none. */
 struct state_policy {
   char *name;
@@ -88,6 +92,8 @@ int state_compile(const char *file, struct span source, struct buffer *bytecode,
 
 /* lua_pcall under the state's bounds, with a handler that makes any error value a string and appends nothing. 0, or the error is the string on top. */
 int state_call(struct script_state *state, int arguments, int results, int64_t budget);
+/* The same at the bottom of a state's own stack, with the handler that lies there: for hooks. */
+int state_call_hook(struct script_state *state, int arguments, int results, int64_t budget);
 /* A fresh budget (between policies of one driver call). */
 void state_reset_budget(struct script_state *state, int64_t budget);
 /* Takes steps off the budget of the running code: for C functions that loop (patterns). */
