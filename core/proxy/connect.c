@@ -82,7 +82,8 @@ void connect_end_try(struct exchange *exchange, int error) {
   uint64_t took_us = loop_now_us(&exchange->worker->loop) - exchange->try_started_us;
   record->error = error;
   record->response_us = (int64_t)took_us;
-  if (exchange->upstream_stream) record->response_bytes = exchange->upstream_stream->answer_bytes;
+  const struct codec_stream *stream = exchange->upstream_stream;
+  if (stream && stream->response && stream->answer_bytes > stream->response->size) record->response_bytes = stream->answer_bytes - stream->response->size;
   if (error && error != ERROR_CANCELLED) counter_add(exchange->worker->options.counters, COUNTER_UPSTREAM_FAILURES, 1);
   if (!error && exchange->settings->balancer == BALANCER_EWMA && !exchange->is_tunnel)
     endpoint_observe(endpoint, loop_now_ms(&exchange->worker->loop), took_us);

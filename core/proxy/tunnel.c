@@ -25,9 +25,9 @@ static enum step_result leave(struct exchange *exchange) {
   struct codec_stream *upstream = exchange->upstream_stream;
   struct pooled *connection = exchange->connection;
   exchange->response_ended = true;
+  connect_end_try(exchange, exchange->failure);
   exchange->upstream_stream = NULL;
   exchange->connection = NULL;
-  connect_end_try(exchange, exchange->failure);
   upstream->ops->finish(upstream); /* its last bytes still go out */
   pool_put_back(exchange->worker->pool, connection, false);
   exchange->step = STEP_LOG;

@@ -4,6 +4,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/error.h"
 #include "http/cookie.h"
 #include "proxy/client.h"
 #include "proxy/exchange.h"
@@ -54,7 +55,9 @@ static struct span time_or_dash(struct arena *arena, int64_t microseconds) {
 static struct span try_value(const struct try_record *record, enum try_value which, struct arena *arena) {
   switch (which) {
     case TRY_ADDRESS: return record->address;
-    case TRY_STATUS: return record->status ? number(arena, (uint64_t)record->status) : record->error ? number(arena, (uint64_t)retry_final_status(record->error)) : SPAN("-");
+    case TRY_STATUS:
+      if (record->status) return number(arena, (uint64_t)record->status);
+      return record->error && record->error != ERROR_CANCELLED ? number(arena, (uint64_t)retry_final_status(record->error)) : SPAN("-");
     case TRY_RESPONSE_TIME: return time_or_dash(arena, record->response_us);
     case TRY_CONNECT_TIME: return time_or_dash(arena, record->connect_us);
     case TRY_HEADER_TIME: return time_or_dash(arena, record->header_us);
