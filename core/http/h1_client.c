@@ -270,6 +270,12 @@ static bool read_head(struct h1_client *client, const char *data, size_t length,
       *taken = 1;
       return true;
     }
+    unsigned char first = (unsigned char)data[0];
+    if (first <= ' ' || first >= 0x7f) { /* no method begins so (TLS on the plain port, say): do not wait for the rest of it */
+      refuse(client, SPAN(""), (struct head_verdict){400, "not HTTP"});
+      *taken = length;
+      return true;
+    }
     client->since_ms = now_of(client);
   }
   switch (h1_parse_gather(&client->parse, data, length, &rules, taken, &head)) {

@@ -212,7 +212,9 @@ void template_append(const struct text_template *template, template_lookup looku
     }
     struct span value = lookup(context, part->variable, part->text, arena);
     if (value.length == 0) {
-      if (dash_for_empty) buffer_append(out, SPAN("-"));
+      /* ingress-nginx sets this one to "" itself, so it is empty in its lines and not absent. */
+      bool is_set = part->variable == VARIABLE_PROXY_ALTERNATIVE_UPSTREAM_NAME;
+      if (dash_for_empty && !is_set) buffer_append(out, SPAN("-"));
     } else if (escape == TEMPLATE_ESCAPE_LOG) {
       append_log(out, value);
     } else if (escape == TEMPLATE_ESCAPE_JSON) {

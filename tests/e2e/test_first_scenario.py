@@ -183,9 +183,9 @@ def test_client_address_from_the_proxy_protocol(moongate, echo):
     proxy = moongate({"app.json": [service(), *slice_of([app.port])], "ingress.json": [ingress("echo", "foo.example")],
                       "settings.json": [config_map("settings", {"use-proxy-protocol": "true"})]}, flags=["--configmap", "default/settings"])
     request = b"GET / HTTP/1.1\r\nHost: foo.example\r\nConnection: close\r\n\r\n"
-    assert b"X-Real-IP: 198.51.100.9\r\n" in proxy.raw(b"PROXY TCP4 198.51.100.9 192.0.2.1 5555 80\r\n" + request, half_close=False)
+    assert b"X-Real-IP: 198.51.100.9\n" in proxy.raw(b"PROXY TCP4 198.51.100.9 192.0.2.1 5555 80\r\n" + request, half_close=False)
     v2 = b"\r\n\r\n\x00\r\nQUIT\n" + bytes([0x21, 0x11]) + struct.pack(">H", 12) + socket.inet_aton("198.51.100.10") + socket.inet_aton("192.0.2.1") + struct.pack(">HH", 5555, 80)
-    assert b"X-Real-IP: 198.51.100.10\r\n" in proxy.raw(v2 + request, half_close=False)
+    assert b"X-Real-IP: 198.51.100.10\n" in proxy.raw(v2 + request, half_close=False)
     assert proxy.raw(request, half_close=False) == b""
 
 

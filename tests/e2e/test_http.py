@@ -39,7 +39,7 @@ def test_pipelined_requests_are_answered_in_order(through):
             connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(path) + path)
 
     proxy = through(script)
-    answer = proxy.raw(b"".join(request(f"/{n}") for n in range(5)) + request("/last", headers="Connection: close\r\n"))
+    answer = proxy.raw(b"".join(request(f"/{n}") for n in range(5)) + request("/last", headers="Connection: close\r\n"), half_close=False)
     assert [part.split(b"\r\n\r\n", 1)[1] for part in answer.split(b"HTTP/1.1 200 OK")[1:]] == [b"/0", b"/1", b"/2", b"/3", b"/4", b"/last"]
 
 
@@ -81,13 +81,13 @@ def test_head_and_no_content(through):
                 connection.send(b"HTTP/1.1 204 No Content\r\n\r\n")
 
     proxy = through(script)
-    answer = proxy.raw(request(method="HEAD") + request("/304") + request("/204", headers="Connection: close\r\n"))
+    answer = proxy.raw(request(method="HEAD") + request("/304") + request("/204", headers="Connection: close\r\n"), half_close=False)
     assert answer.count(b"HTTP/1.1") == 3 and b"Content-Length: 1000\r\n" in answer and b" 304 " in answer and b" 204 " in answer
 
 
 def test_http_1_0_clients(through):
     proxy = through(answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"))
-    answer = proxy.raw(request(version="1.0"))
+    answer = proxy.raw(request(version="1.0"), half_close=False)
     assert answer.startswith(b"HTTP/1.1 200") and b"chunked" not in answer.lower() and answer.endswith(b"\r\n\r\nok")
 
 
@@ -163,7 +163,7 @@ def test_large_bodies_in_constant_memory(moongate, echo):
 ])
 def test_bad_requests(through, raw, status):
     proxy = through(answering(OK))
-    answer = proxy.raw(raw)
+    answer = proxy.raw(raw, half_close=False)
     got = int(answer.split(b" ")[1]) if answer.startswith(b"HTTP/1.1 ") else None
     assert got in (status if isinstance(status, tuple) else (status,)), answer[:200]
     assert answer.count(b"HTTP/1.1 ") == 1 and proxy.origin.connections == 0
