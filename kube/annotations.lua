@@ -43,8 +43,8 @@ end
 ---@param declared table<string, any>
 function annotations.unguarded(short, declared)
   local found
-  for name in pairs(short) do
-    if is_guarding(name) and not declared[name] and (not found or name < found) then found = name end
+  for name, value in pairs(short) do
+    if is_guarding(name) and value:find("%S") and not declared[name] and (not found or name < found) then found = name end
   end
   return found
 end

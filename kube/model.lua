@@ -92,13 +92,13 @@ end
 
 local function slice_yaml(upstream, service, port)
   local named = port and port.name ~= "" and "name: " .. port.name .. ", " or ""
-  return ([[
+  return ([=[
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: { name: %s-1, namespace: %s, labels: { kubernetes.io/service-name: %s } }
 addressType: IPv4
 ports: [{ %sport: %s }]
-endpoints: [{ addresses: [127.0.0.1] }] ]]):format(service.name, upstream.namespace, service.name, named, port and tonumber(port.target) or "PORT")
+endpoints: [{ addresses: [127.0.0.1] }]]=]):format(service.name, upstream.namespace, service.name, named, port and tonumber(port.target) or "PORT")
 end
 
 local function is_local_name(name)

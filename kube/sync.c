@@ -263,11 +263,19 @@ static int start(struct sync *sync, const char *const *paths, unsigned count, ch
   return -1;
 }
 
+/* Without a first sync there is nothing true to serve: it is never ready, and waits for its end. */
+static void wait_for_stop(struct sync *sync) {
+  struct pollfd fd = {.fd = sync->stop_fd, .events = POLLIN};
+  while (!atomic_load(&sync->is_stopping)) poll(&fd, 1, -1);
+}
+
 void sync_run(struct sync *sync) {
   must(sync->magic == SYNC_MAGIC);
   char error[1024];
   if (start(sync, &sync->options.manifests, 1, error, sizeof error)) {
     log_write(sync->options.log, LOG_ERROR, "sync cannot start", "detail=%s", error);
+    wait_for_stop(sync);
+    return;
   }
   note_policies(sync);
   atomic_store(&sync->is_ready, true);

@@ -696,7 +696,7 @@ function sync:check_annotations()
   for id, ingress in pairs(self.store:all("Ingress")) do
     local list = {}
     for name in pairs(self:short(ingress)) do
-      if not declared[name] and name ~= "canary" and name ~= "service-upstream" and not annotations.unguarded({ [name] = "" }, declared) then
+      if not declared[name] and name ~= "canary" and name ~= "service-upstream" and not annotations.unguarded({ [name] = "set" }, declared) then
         list[#list + 1] = { level = "info", annotation = name, text = name .. ": no policy reads this annotation" }
       end
     end

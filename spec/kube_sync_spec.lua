@@ -135,6 +135,8 @@ describe("the sync", function()
     for _, route in ipairs(run.units["host shop.test"].routes) do by_path[route.path] = route.denied or "open" end
     assert.same({ ["/"] = "auth-type: no policy for it yet", ["/open"] = "open" }, by_path)
     assert.matches("deny a.yaml:1: Ingress default/shop: auth-type: is not supported yet", run.findings(), 1, true)
+    run.change("a.yaml", kube.ingress { annotations = { ["auth-type"] = "" } } .. "---\n" .. WEB) -- an empty value counts as none
+    assert.is_nil(run.units["host shop.test"].routes[1].denied)
   end)
 
   it("reads its settings live, and closes everything where a setting asks for a guard", function()
