@@ -156,6 +156,7 @@ static enum hook_result answer(struct exchange *exchange, struct exchange_part *
 /* One hook. HOOK_FAILED with a message: not logged yet. */
 static enum hook_result run_hook(struct script_worker *script, struct exchange *exchange, const struct host *host, const struct hook *hook, enum hook_phase phase,
                                  const struct policy_entry *entry, uint64_t set_serial, char *error, size_t error_size) {
+  must(script->worker->number < entry->group->worker_count);
   struct script_state *state = entry->group->states[script->worker->number];
   const struct state_policy *policy = &state->policies[entry->index];
   if (policy->hooks[phase] == LUA_NOREF) return HOOK_NEXT;
@@ -197,15 +198,15 @@ static enum hook_result run_hook(struct script_worker *script, struct exchange *
 
 static enum hook_result run(void *self, struct exchange *exchange, enum hook_phase phase) {
   struct script_worker *script = self;
-  must(script->magic == SCRIPT_WORKER_MAGIC && exchange->magic == EXCHANGE_MAGIC && exchange->policies != NULL);
-  struct policy_set *set = policy_set_of(exchange->policies);
+  must(script->magic == SCRIPT_WORKER_MAGIC && exchange->magic == EXCHANGE_MAGIC);
+  struct policy_set *set = exchange->policies ? policy_set_of(exchange->policies) : NULL;
   const struct host *host = phase == HOOK_SERVER_REWRITE ? exchange->owner : exchange->route->host;
   const struct hook *hooks = phase == HOOK_SERVER_REWRITE ? host->hooks : exchange->route->hooks[phase];
   unsigned count = phase == HOOK_SERVER_REWRITE ? host->hook_count : exchange->route->hook_count[phase];
   exchange->phase = phase;
   for (unsigned i = 0; i < count; i++) {
     char error[1024];
-    const struct policy_entry *entry = hooks[i].policy < set->slot_count ? &set->by_slot[hooks[i].policy] : NULL;
+    const struct policy_entry *entry = set && hooks[i].policy < set->slot_count ? &set->by_slot[hooks[i].policy] : NULL;
     if (entry == NULL || entry->name == NULL) {
       /* The host was attached under another set: what the policy would have decided is unknown, so nobody passes. */
       log_failure(script, exchange, "?", phase, "the policy is not in the policy set", false);
