@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/check.h"
 #include "script/core_module.h"
@@ -35,7 +36,7 @@ static void *guest_alloc(void *context, void *block, size_t old_size, size_t new
     free(block);
     return NULL;
   }
-  if (state->is_bounded && new_size > old_size && state->memory_used + (new_size - old_size) > state->memory_limit) return NULL;
+  if (state->is_bounded && new_size > old_size && (new_size > STATE_BLOCK_MAX || state->memory_used + (new_size - old_size) > state->memory_limit)) return NULL;
   /* Big blocks are filled by C that no hook looks into: they cost the budget. */
   if (state->is_bounded && new_size >= 4096) state->budget -= (int64_t)(new_size / 64);
   void *moved = realloc(block, new_size);
@@ -69,7 +70,12 @@ static void count_hook(lua_State *L, lua_Debug *record) {
   struct script_state *state = record_get(L);
   if (!state->is_bounded) return;
   state->budget -= STATE_BUDGET_STEP;
-  if (state->budget > 0) return;
+  struct timespec cpu;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
+  int64_t now = (int64_t)cpu.tv_sec * 1000000000 + cpu.tv_nsec;
+  if (state->cpu_started_ns == 0) state->cpu_started_ns = now;
+  if (state->budget > 0 && now - state->cpu_started_ns < state->cpu_limit_ns) return;
+  state->budget = 0;
   state->is_budget_spent = true;
   luaL_where(L, 0);
   lua_pushliteral(L, "instruction budget spent");
@@ -137,6 +143,8 @@ struct script_state *state_of(lua_State *L) {
 
 void state_reset_budget(struct script_state *state, int64_t budget) {
   state->budget = budget;
+  state->cpu_limit_ns = budget * STATE_NS_PER_INSTRUCTION;
+  state->cpu_started_ns = 0;
   state->is_budget_spent = false;
 }
 

@@ -21,6 +21,9 @@
 #define STATE_BUDGET_HOOK 200000      /* one hook at request time: about a millisecond */
 #define STATE_BUDGET_CONFIGURE 10000000 /* loading a file, or one policy's attach */
 #define STATE_BUDGET_STEP 1000        /* how often the count hook looks */
+/* What instructions do not show: C that works long on long strings. CPU time per budgeted instruction, and the largest block (string, table part) of a guest. */
+#define STATE_NS_PER_INSTRUCTION 250
+#define STATE_BLOCK_MAX (4u << 20)
 
 /* The bottom of a state's stack, for good: the message handler; in workers' states the objects table (exchange_objects.c). */
 #define STATE_HANDLER 1
@@ -46,6 +49,7 @@ struct script_state {
   size_t memory_used, memory_limit;
   bool is_bounded;
   int64_t budget;
+  int64_t cpu_limit_ns, cpu_started_ns; /* 0: the count hook did not look yet */
   bool is_budget_spent;
   /* policies, in load order */
   struct state_policy *policies;
