@@ -1,7 +1,7 @@
 /* The documents of a file, and which of them a new version of the file changed. A file's bytes are kept: a new version is compared from both ends, and only
  * what lies between is split again, so that one changed document among ten thousand costs a comparison of memory. A document keeps its id while it is edited in
  * place; what is remembered about it (its objects, a broken edit's last good version) hangs on the id. Owned and used by the sync thread. */
-#include "documents.h"
+#include "kube/documents.h"
 
 #include <stdlib.h>
 

@@ -1,6 +1,6 @@
 /* The Lua module "moongate.kube": YAML, MessagePack for the seam, documents, directories, addresses, the log. Each state has its own; only the sync thread uses
  * it. */
-#include "native.h"
+#include "kube/native.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -17,9 +17,9 @@
 #include "base/buffer.h"
 #include "base/check.h"
 #include "base/pack.h"
-#include "documents.h"
-#include "watch.h"
-#include "yaml.h"
+#include "kube/documents.h"
+#include "kube/watch.h"
+#include "kube/yaml.h"
 
 #define DOCUMENTS "moongate.kube.documents"
 #define WATCH "moongate.kube.watch"

@@ -27,6 +27,7 @@ function store.new(options)
     current = {},     -- object key -> the Entry that counts
     kinds = {},       -- kind -> { [ns/name] = Object }
     dirty = {},       -- object key -> the object before, or false
+    unsettled = {},   -- object key -> true: its entries changed since the last take
     skipped = {},     -- kind -> count of documents of unknown kinds
   }, store)
 end
@@ -182,7 +183,7 @@ function store:put(id, text)
   for _, entry in ipairs(entries) do add_entry(self, entry, touched) end
   self.entries[id] = entries
   report(self, id, entries)
-  for key in pairs(touched) do settle(self, key) end
+  for key in pairs(touched) do self.unsettled[key] = true end
 end
 
 --- A document is gone.
@@ -192,12 +193,15 @@ function store:remove(id)
   for _, entry in ipairs(self.entries[id] or {}) do drop_entry(self, entry, touched) end
   self.entries[id] = nil
   self.findings:set("document " .. id, nil)
-  for key in pairs(touched) do settle(self, key) end
+  for key in pairs(touched) do self.unsettled[key] = true end
 end
 
 --- What changed since the last call: a list of { key, old, new }.
 ---@return { key: string, kind: string, old: Object|nil, new: Object|nil }[]
 function store:take()
+  -- Only now: between two documents of one change an object may be there twice, or not at all.
+  for key in pairs(self.unsettled) do settle(self, key) end
+  self.unsettled = {}
   local list = {}
   for key, old in pairs(self.dirty) do
     local entry = self.current[key]

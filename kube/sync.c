@@ -1,6 +1,6 @@
 /* The sync thread: waits for changes of the watched directories, hands the paths to kube/sync.lua, and does sliced work between them. Everything of it lives in
  * one Lua state, with the JIT off. Owned by whoever made it; sync_run is the thread's main; sync_stop and the questions may be called from any thread. */
-#include "sync.h"
+#include "kube/sync.h"
 
 #include <errno.h>
 #include <lauxlib.h>
@@ -16,8 +16,8 @@
 
 #include "base/check.h"
 #include "base/pack.h"
-#include "native.h"
-#include "watch.h"
+#include "kube/native.h"
+#include "kube/watch.h"
 
 enum { GATHER_MS = 2, GATHER_MORE_MS = 5, GATHER_MAX_MS = 20 };
 #define SYNC_MAGIC MAGIC('s', 'y', 'n', 'c')

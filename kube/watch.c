@@ -1,7 +1,7 @@
 /* Directory trees under inotify. Files count when they are closed after writing or moved into place, never half written. A mounted ConfigMap or Secret changes
  * by a swap of its `..data` link, which is reported as a change of the directory that holds it. After an overflow all roots are reported. Owned by the sync
  * thread. */
-#include "watch.h"
+#include "kube/watch.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* YAML documents as Lua tables, over libyaml's events. Scalars are read the way kubectl reads them (YAML 1.1: yes, on, 0777 are not strings). A null becomes
  * a lightuserdata NULL, the same value that lua-cjson uses. An alias is the same table again, not a copy, so that aliases cannot multiply. Depth, nodes and
  * aliases are bounded. Owns nothing between calls; any thread, one state. */
-#include "yaml.h"
+#include "kube/yaml.h"
 
 #include <errno.h>
 #include <lauxlib.h>
