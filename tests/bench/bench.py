@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import statistics
@@ -130,7 +131,9 @@ class Stage:
 
     def stop(self):
         for process in reversed(list(self.processes.values())):
-            process.stop()
+            status = process.stop()
+            if status not in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
+                print(f"bench: {process.name} ended with status {status} (log: {process.log})", file=sys.stderr)
         self.processes = {}
 
     def wrk(self, target, suffix, seconds):
@@ -265,6 +268,7 @@ def parse_options():
 
 def main():
     options = parse_options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended then too
     os.makedirs(OUT, exist_ok=True)
     results = {"versions": versions(options), "seconds": options.seconds, "hosts": options.hosts, "connections": options.connections, "scenarios": {}}
     print("\n".join(f"{target}: {version}" for target, version in results["versions"].items()))

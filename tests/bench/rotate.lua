@@ -1,6 +1,7 @@
 -- wrk script: each request goes to a random host and one of its two paths, with the headers and cookies of a browser.
 --   wrk ... -s rotate.lua URL -- HOSTS SUFFIX
 -- Prints one JSON line at the end.
+-- luacheck: globals wrk init request done, no max line length
 
 local requests = {}
 
