@@ -22,8 +22,11 @@ static void apply(struct exchange *exchange, const struct fixed_edit *edits, uns
     if (edit->kind == EDIT_REMOVE_RESPONSE) {
       headers_remove(headers, id, edit->name);
     } else if (value.length && header_value_is_valid(value)) { /* as in nginx, an empty value is not sent */
-      if (edit->kind == EDIT_SET_RESPONSE) headers_set(headers, id, edit->name, value);
-      else headers_add(headers, id, edit->name, value);
+      /* The log reads them after the settings may be gone, or after the host's lease was dropped. */
+      struct span name = arena_span(&exchange->arena, edit->name);
+      value = arena_span(&exchange->arena, value);
+      if (edit->kind == EDIT_SET_RESPONSE) headers_set(headers, id, name, value);
+      else headers_add(headers, id, name, value);
     }
   }
 }
