@@ -149,10 +149,11 @@ static void external_resolved(void *context, int error, const struct address *ad
   struct external *external = context;
   struct publisher *publisher = external->publisher;
   external->is_pending = false;
-  if (external->is_gone || error == ERROR_CANCELLED) {
+  if (external->is_gone) {
     external_free(external);
     return;
   }
+  if (error == ERROR_CANCELLED) return; /* the end: it is still listed, and freed from there */
   external->due_ms = now_ms(publisher) + 1000u * (ttl < 1 ? 1 : ttl > 300 ? 300 : ttl);
   if (error) {
     log_write(publisher->options.log, LOG_WARN, "external name not resolved", "upstream=%s name=%s error=\"%s\"", external->upstream, external->name, error_text(error));
@@ -520,15 +521,19 @@ static void close_handle(uv_handle_t *handle, void *context) {
   if (!uv_is_closing(handle)) uv_close(handle, NULL);
 }
 
-void publisher_free(struct publisher *publisher) {
+void publisher_stop(struct publisher *publisher) {
   atomic_store(&publisher->is_stopping, true);
   pthread_mutex_lock(&publisher->lock);
   pthread_cond_broadcast(&publisher->room);
   pthread_mutex_unlock(&publisher->lock);
-  if (publisher->is_started) {
-    uv_async_send(&publisher->wake);
-    pthread_join(publisher->thread, NULL);
-  }
+  if (!publisher->is_started) return;
+  publisher->is_started = false;
+  uv_async_send(&publisher->wake);
+  pthread_join(publisher->thread, NULL);
+}
+
+void publisher_free(struct publisher *publisher) {
+  publisher_stop(publisher);
   take_returns(publisher);
   for (struct message *message = publisher->messages, *next; message; message = next) {
     next = message->next;

@@ -36,7 +36,9 @@ int publisher_start(struct publisher *publisher);
 bool publisher_wait_first(struct publisher *publisher, int timeout_ms);
 const struct publisher_gauges *publisher_gauges(const struct publisher *publisher);
 struct root_return publisher_returns(struct publisher *publisher);
-/* Ends the thread and frees all roots and units; workers must have ended. */
+/* Ends the thread: from here on no worker is given a root, and workers may be freed; what they give back is kept for publisher_free. */
+void publisher_stop(struct publisher *publisher);
+/* Frees all roots and units; workers must have been freed. */
 void publisher_free(struct publisher *publisher);
 
 /* A UNIT_CERTIFICATE unit's certificate. */

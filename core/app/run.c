@@ -204,6 +204,7 @@ static void shut_down(struct run *run, const sigset_t *set, int number) {
 static void free_all(struct run *run) {
   if (run->sync) sync_thread_free(run->sync);
   if (run->admin) admin_free(run->admin);
+  publisher_stop(run->publisher); /* it wakes workers, whose loops go now */
   for (unsigned i = 0; i < run->worker_count; i++) {
     worker_free(&run->seats[i].worker);
   }
