@@ -8,6 +8,7 @@ return {
   "ssl-redirect",
   -- how the application is asked
   "upstream-vhost",
+  "connection-header",
   "backend-protocol",
   "service-upstream",
   "proxy-timeouts",

@@ -118,6 +118,8 @@ void h1_write_request(struct h1_sink *sink, struct link *link, struct arena *are
     put(&pen, head->keep_alive ? SPAN("TE: trailers\r\nConnection: TE\r\n") : SPAN("TE: trailers\r\nConnection: TE, close\r\n"));
   } else if (!head->keep_alive) {
     put(&pen, SPAN("Connection: close\r\n"));
+  } else if (head->says_keep_alive) {
+    put(&pen, SPAN("Connection: keep-alive\r\n"));
   }
   put(&pen, SPAN("\r\n"));
   end(sink, link, &pen);

@@ -60,14 +60,30 @@ static void write_forwarded(struct exchange *exchange, const struct settings *se
   add(out, HEADER_X_ORIGINAL_FORWARDED_HOST, SPAN("X-Original-Forwarded-Host"), headers_get(in, HEADER_X_FORWARDED_HOST));
 }
 
-static void apply(struct exchange *exchange, struct headers *headers, const struct fixed_edit *edits, unsigned count) {
+/* Connection belongs to the codec; two values may be asked for, and either ends an upgrade. Others are left out. */
+static void set_connection(struct request_head *out, struct span value, bool may_keep) {
+  bool is_close = span_equal_nocase(value, SPAN("close"));
+  if (!is_close && !span_equal_nocase(value, SPAN("keep-alive"))) return;
+  out->upgrade = (struct span){"", 0};
+  out->accepts_trailers = false;
+  out->keep_alive = !is_close && may_keep;
+  out->says_keep_alive = !is_close;
+}
+
+static void apply(struct exchange *exchange, struct request_head *out, const struct fixed_edit *edits, unsigned count) {
+  struct headers *headers = &out->headers;
+  bool may_keep = exchange->worker->root->settings->upstream_keepalive_connections > 0;
   for (unsigned i = 0; i < count; i++) {
     const struct fixed_edit *edit = &edits[i];
     if (edit->kind > EDIT_REMOVE_REQUEST) continue;
     if (edit->when == EDIT_HTTPS && !span_equal(exchange->scheme, SPAN("https"))) continue;
     enum header_id id = header_id_of(edit->name);
-    if (header_is_hop_by_hop(id) || id == HEADER_CONTENT_LENGTH) continue; /* framing is the codec's */
+    if (id != HEADER_CONNECTION && (header_is_hop_by_hop(id) || id == HEADER_CONTENT_LENGTH)) continue; /* framing is the codec's */
     struct span value = edit->value ? template_expand(edit->value, exchange_lookup, exchange, &exchange->arena) : (struct span){NULL, 0};
+    if (id == HEADER_CONNECTION) {
+      set_connection(out, value, may_keep);
+      continue;
+    }
     /* As in nginx, a field set to an empty value is not sent. Host cannot be absent. */
     if (edit->kind == EDIT_SET_REQUEST && value.length && header_value_is_valid(value)) headers_set(headers, id, edit->name, value);
     else if (id != HEADER_HOST) headers_remove(headers, id, edit->name);
@@ -90,7 +106,7 @@ struct request_head *upstream_head_make(struct exchange *exchange) {
   out->version_major = 1;
   out->version_minor = span_equal(exchange->settings->http_version, SPAN("1.0")) ? 0 : 1;
   out->keep_alive = settings->upstream_keepalive_connections > 0 && in->upgrade.length == 0;
-  out->expects_continue = false;
+  out->says_keep_alive = out->expects_continue = false;
   if (in->body.framing == BODY_CHUNKED && exchange->body_is_whole && !(exchange->stream && exchange->stream->trailers))
     out->body = (struct message_body){BODY_LENGTH, buffer_length(&exchange->body)};
   headers_init(&out->headers, &exchange->arena);
@@ -103,8 +119,8 @@ struct request_head *upstream_head_make(struct exchange *exchange) {
     headers_add(&out->headers, header->id, header->name, header->value);
   }
   write_forwarded(exchange, settings, &out->headers);
-  if (settings->edit_count) apply(exchange, &out->headers, settings->edits, settings->edit_count);
-  if (exchange->route && exchange->route->edit_count) apply(exchange, &out->headers, exchange->route->edits, exchange->route->edit_count);
+  if (settings->edit_count) apply(exchange, out, settings->edits, settings->edit_count);
+  if (exchange->route && exchange->route->edit_count) apply(exchange, out, exchange->route->edits, exchange->route->edit_count);
   out->host = headers_get(&out->headers, HEADER_HOST);
   return out;
 }
