@@ -15,8 +15,12 @@ describe("backend-protocol", function()
     assert.same({ protocol = "https" }, set({ ["backend-protocol"] = "https" }))
   end)
 
+  it("may follow the visitor", function()
+    assert.same({ protocol = "auto" }, set({ ["backend-protocol"] = "auto_http" }))
+  end)
+
   it("denies what is not yet supported", function()
-    for _, value in ipairs { "GRPC", "grpcs", "FCGI", "AUTO_HTTP" } do
+    for _, value in ipairs { "GRPC", "grpcs", "FCGI" } do
       local text, route = complaint({ ["backend-protocol"] = value })
       assert.equal("backend-protocol: " .. value:upper() .. " is not yet supported", text)
       assert.equal(503, route:request({}).status)

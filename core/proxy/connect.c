@@ -117,7 +117,12 @@ enum step_result step_balancer(struct exchange *exchange) {
   return STEP_MORE;
 }
 
-static bool wants_tls(const struct exchange *exchange) { return span_equal_nocase(exchange->settings->protocol, SPAN("https")); }
+/* "auto" does as the client did on our own listener. */
+static bool wants_tls(const struct exchange *exchange) {
+  struct span protocol = exchange->settings->protocol;
+  if (span_equal_nocase(protocol, SPAN("auto"))) return span_equal(exchange_listener_scheme(exchange), SPAN("https"));
+  return span_equal_nocase(protocol, SPAN("https"));
+}
 
 static bool is_supported(struct span protocol) {
   return protocol.length == 0 || span_equal_nocase(protocol, SPAN("http")) || span_equal_nocase(protocol, SPAN("https")) || span_equal_nocase(protocol, SPAN("auto"));
