@@ -24,6 +24,7 @@ local REWRITE_HOOKS = { "rewrite", "access", "balancer", "header_filter", "body_
 ---@field set table the policy set, see policies.lua
 ---@field denied string|nil all routes are denied (a setting asks for a guard that does not exist)
 ---@field service_upstream boolean|nil the setting of that name
+---@field scopes table|nil values that belong to upstreams, see scopes.lua
 ---@field has_stood fun(ingress: table): boolean this very version was accepted before (under other settings or policies)
 
 local function sources_of(input, paths)
@@ -120,6 +121,7 @@ end
 
 local function route_annotations(input, route)
   local short = input.short(route.annotated_by or route.ingress)
+  if route.service and input.scopes then short = input.scopes:apply(model.upstream_name(route.namespace, route.service, route.port), short) end
   if not route.is_catch_all then return short end
   local copy = {}
   for name, value in pairs(short) do copy[name] = value end

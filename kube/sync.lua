@@ -8,6 +8,7 @@ local classes = require "kube.classes"
 local findings = require "kube.findings"
 local model = require "kube.model"
 local policies = require "kube.policies"
+local scopes = require "kube.scopes"
 local settings = require "kube.settings"
 local store = require "kube.store"
 local world = require "kube.world"
@@ -45,6 +46,7 @@ function sync.new(options)
   self.world = world.new()
   self.prefixes = annotations.prefixes(self.flags)
   self.shorts = setmetatable({}, { __mode = "k" })
+  self.scopes = scopes.new(function(ingress) return self:short(ingress) end)
   self.hosts = {}          -- host -> what was built: { packed, upstreams, users, names, certificate }
   self.sent = {}           -- "kind key" -> encoded body that the other side has
   self.rejected = {}       -- Ingress id -> { object, text }
@@ -143,12 +145,21 @@ function sync:accepted(ingress)
   return ingress
 end
 
+--- The values that all users of an upstream share are others now.
+function sync:touch_sharers(upstream)
+  for holder in pairs(self.world.upstreams[upstream] or {}) do
+    local host = holder:match("^host (.*)$")
+    if host then self.dirty.hosts[host] = true end
+  end
+end
+
 --- Lists an Ingress under its hosts, in place of its version before.
 function sync:place_ingress(id, ingress)
   local before = self.placed and self.placed[id]
   self.placed = self.placed or {}
   if before == ingress then return end
   self.placed[id] = ingress
+  self.scopes:place(id, before, ingress, function(name) self:touch_sharers(name) end)
   local old, new = before and model.hosts_of(before) or {}, ingress and model.hosts_of(ingress) or {}
   for host in pairs(old) do
     if not new[host] then world.remove(self.world.ingresses, host, id) end
@@ -349,6 +360,7 @@ function sync:build(host, set)
   local made = attaching.host {
     name = host, ingresses = ingresses, short = function(ingress) return self:short(ingress) end, has_tls = has_tls, certificate = certificate,
     settings = self.raw_settings, set = set, denied = denied, service_upstream = self.own["service-upstream"],
+    scopes = self.scopes,
     has_stood = function(ingress) return self.good[ingress.id] == ingress end,
   }
   for _, id in ipairs(looked) do self.users["secret " .. id] = true end
@@ -572,6 +584,7 @@ end
 function sync:start(paths)
   local set, problem = self.policies:start()
   if not set then return nil, problem end
+  self.scopes.names = scopes.declared(set.order)
   for _, path in ipairs(paths) do
     local list, unreadable = native.list(path)
     if not list then return nil, ("%s: %s"):format(path, unreadable) end
@@ -646,6 +659,7 @@ function sync:end_pass()
   local pass = self.pass
   self.pass = nil
   self.policies:publish(pass.set)
+  self.scopes:declare(scopes.declared(pass.set.order), self.placed or {}, function(name) self:touch_sharers(name) end)
   self:send("policies", "policies", pass.set.key)
   for host, made in pairs(pass.built) do
     if self.world.ingresses[host] then self:commit(host, made) end
@@ -690,14 +704,25 @@ end
 
 -- ---- check ----
 
---- Annotations that nothing reads.
+--- Names that ingress-nginx knows and no policy here declares, with the reason.
+local function unsupported_names(home)
+  local path = home .. "/policies/known/unsupported.lua"
+  local source = native.read(path)
+  local chunk = source and loadstring(source, "@" .. path)
+  local ok, names = pcall(chunk or function() return {} end)
+  return ok and type(names) == "table" and names or {}
+end
+
+--- Annotations that nothing reads: those that have no policy yet, and those that nobody knows.
 function sync:check_annotations()
-  local declared = self.policies.set.declared
+  local declared, unsupported = self.policies.set.declared, unsupported_names(self.options.home)
   for id, ingress in pairs(self.store:all("Ingress")) do
     local list = {}
     for name in pairs(self:short(ingress)) do
       if not declared[name] and name ~= "canary" and name ~= "service-upstream" and not annotations.unguarded({ [name] = "set" }, declared) then
-        list[#list + 1] = { level = "info", annotation = name, text = name .. ": no policy reads this annotation" }
+        local known = unsupported[name]
+        list[#list + 1] = known and { level = "warn", annotation = name, text = ("%s: is %s"):format(name, known.reason) }
+          or { level = "warn", annotation = name, text = name .. ": is not a known annotation" }
       end
     end
     self:report("unread " .. id, list, ingress.key)

@@ -212,11 +212,50 @@ describe("the sync", function()
   end)
 end)
 
+describe("values of an upstream", function()
+  teardown(kube.clean)
+
+  local function balancers(run)
+    local list = {}
+    for _, host in ipairs { "a", "b", "c" } do
+      local unit = run.units["host " .. host .. ".test"]
+      list[#list + 1] = unit and ((unit.routes[1].settings.balancer or "round_robin") .. " " .. (unit.routes[1].settings.hash_by or "-")) or "none"
+    end
+    return table.concat(list, ", ")
+  end
+
+  local function one(name, day, annotations, more)
+    return kube.ingress { name = name, host = name .. ".test", annotations = annotations, created = ("2024-01-%02dT00:00:00Z"):format(day), paths = more }
+  end
+
+  it("are those of the oldest Ingress that sets each, for everyone who leads there", function()
+    local run = kube.start { files = { ["s.yaml"] = WEB .. "---\n" .. kube.service("other"), ["b.yaml"] = one("b", 2, { ["load-balance"] = "ewma" }),
+      ["c.yaml"] = one("c", 3),
+      ["a.yaml"] = one("a", 1, { ["upstream-hash-by"] = "$host" }) } }
+    assert.equal("hash $host, hash $host, hash $host", balancers(run))
+    run.change("a.yaml", one("a", 1))
+    assert.equal("ewma -, ewma -, ewma -", balancers(run))
+    run.change("a.yaml", one("a", 1, { ["load-balance"] = "least_connections" }))
+    assert.equal("least_connections -, least_connections -, least_connections -", balancers(run))
+    run.change("a.yaml", one("a", 1, { ["load-balance"] = "least_connections" }, { { "/", service = "other" } }))
+    assert.equal("least_connections -, ewma -, ewma -", balancers(run))
+    run.change("b.yaml", nil)
+    assert.equal("least_connections -, none, round_robin -", balancers(run))
+  end)
+
+  it("touch no host of other upstreams", function()
+    local run = kube.start { files = { ["s.yaml"] = WEB .. "---\n" .. kube.service("other"), ["a.yaml"] = one("a", 1),
+      ["b.yaml"] = one("b", 2, nil, { { "/", service = "other" } }) } }
+    assert.equal("upsert host a.test", count(run.change("a.yaml", one("a", 1, { ["load-balance"] = "ewma" }))))
+  end)
+end)
+
 describe("check", function()
   teardown(kube.clean)
   it("lists everything, with annotations that nothing reads", function()
     local run = kube.start { is_check = true, flags = { configmap = "default/s" }, files = {
-      ["a.yaml"] = kube.ingress { annotations = { ["ssl-redirect"] = "nope", ["no-such-thing"] = "1" } }
+      ["a.yaml"] = kube.ingress { annotations = { ["ssl-redirect"] = "nope", ["no-such-thing"] = "1",
+        ["enable-cors"] = "true", ["configuration-snippet"] = "x" } }
         .. "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: { name: d }\n",
       ["c.yaml"] = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: s }\ndata: { use-gzip: 'true' }\n" } }
     assert.equal(0, #run.messages)
@@ -224,7 +263,9 @@ describe("check", function()
     local texts = {}
     for i, line in ipairs(lines) do texts[i] = line.level .. " " .. line.text end
     local text = table.concat(texts, "\n")
-    assert.matches("no-such-thing: no policy reads this annotation", text, 1, true)
+    assert.matches("no-such-thing: is not a known annotation", text, 1, true)
+    assert.matches("warn [^\n]*enable%-cors: is not yet supported", text)
+    assert.matches("warn [^\n]*configuration%-snippet: is nginx configuration text", text)
     assert.matches("use-gzip: is not supported yet", text, 1, true)
     assert.matches("kinds that are not used: 1 Deployment", text, 1, true)
     assert.matches("warn [^\n]*ssl%-redirect: ", text)
