@@ -52,6 +52,7 @@ function policy.attach(route, annotations)
       route:warn("session-cookie-path: is missing, and the path " .. route.path .. " is a pattern: no browser sends that cookie back")
     end
   end
+  route:set("balancer", "round_robin") -- a session wins over upstream-hash-by and load-balance, its first endpoint too
   local keys = {}
   for _, upstream in ipairs(route.upstreams) do keys[upstream.name] = upstream_key(upstream.name) end
   return {
