@@ -311,9 +311,10 @@ function objects.route(input, result, read, owner)
   return route
 end
 
---- The policy returned: a kept object says so from here on instead of changing a result that is gone.
+--- The policy returned: a kept object says so from here on instead of changing a result that is gone. What its state referred to is let go at once: a weak
+--- table keeps a key for as long as its own value leads back to it, which would be for ever.
 function objects.close(object)
-  states[object].is_open = false
+  states[object] = { what = states[object].what, is_open = false }
 end
 
 return objects
