@@ -1,5 +1,6 @@
 --- Puts the policies on a host and its routes: asks each owner, merges the answers in running order, and makes the host's body for the seam.
 local native = require "moongate.kube"
+local core = require "moongate.core"
 local annotations = require "kube.annotations"
 local model = require "kube.model"
 
@@ -165,7 +166,6 @@ local function attach_route(input, made, facts, route)
     facts = { path = route.path, path_type = route.path_type, source = source, upstreams = upstreams, alternatives = array {}, host = { name = input.name,
       tls = input.has_tls } },
   }
-  if made.body.regex then body.regex_path = route.path end
   local failed = {}
   local question = {
     host = facts, annotations = short, settings = input.settings,
@@ -208,6 +208,17 @@ local function attach_route(input, made, facts, route)
   return body, ingress
 end
 
+--- The route's path as a regex. One that is none stands for itself, closed, and leaves the host's other routes alone.
+local function set_regex(made, body, route)
+  body.regex_path = route.path
+  local regex, problem = core.value("regex", "i\0^" .. route.path)
+  if regex then return end
+  body.regex_path = "\\Q" .. route.path:gsub("\\E", "\\E\\\\E\\Q") .. "\\E"
+  local text = ("path %s of host %s is no regex: %s"):format(route.path, made.name, tostring(problem))
+  body.denied = body.denied or text
+  made.findings[#made.findings + 1] = { level = "error", key = route.ingress.key, text = text .. " (its requests are answered with 503)" }
+end
+
 --- Builds a host.
 ---@param input HostInput
 ---@return table made { body, findings, setting_findings, aliases, redirect_hosts, upstreams, rejected }
@@ -215,7 +226,7 @@ function attaching.host(input)
   local routes, shadowed, paths = model.routes(input.name, input.ingresses)
   local made = {
     body = { tls = input.has_tls, certificate = input.certificate, regex = false, hooks = array {}, routes = array {} },
-    findings = {}, setting_findings = {}, aliases = {}, redirect_hosts = {}, upstreams = {}, rejected = {}, set = {},
+    name = input.name, findings = {}, setting_findings = {}, aliases = {}, redirect_hosts = {}, upstreams = {}, rejected = {}, set = {},
   }
   local facts = { name = input.name, tls = input.has_tls, listener = "default", sources = sources_of(input, paths) }
   attach_host(input, made, facts)
@@ -226,9 +237,10 @@ function attaching.host(input)
     body.ingress = ingress
     if body.denied then denied_by[ingress] = denied_by[ingress] or body.denied end
   end
-  for _, body in ipairs(made.body.routes) do -- one bad guard closes all routes of its Ingress
+  for i, body in ipairs(made.body.routes) do -- one bad guard closes all routes of its Ingress
     body.denied = body.denied or denied_by[body.ingress]
     body.ingress = nil
+    if made.body.regex then set_regex(made, body, routes[i]) end
   end
   for _, route in ipairs(shadowed) do
     made.findings[#made.findings + 1] = { level = "warn", key = route.ingress.key,

@@ -9,7 +9,7 @@ local policy = {
     },
   },
   settings = {
-    ["global-allowed-response-headers"] = { type = "header_list", doc = "Headers that custom-headers may set." },
+    ["global-allowed-response-headers"] = { type = "header_list", skip_invalid_items = true, doc = "Headers that custom-headers may set." },
   },
 }
 
