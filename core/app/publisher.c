@@ -47,6 +47,7 @@ struct external {
   struct span body;            /* copied: namespace, service, port */
   uint16_t port;
   uint64_t due_ms;
+  const struct upstream *resolved; /* what its last answer made; NULL: none yet */
   bool is_pending, is_gone;
 };
 
@@ -145,6 +146,17 @@ static void external_free(struct external *external) {
 
 static void arm_gather(struct publisher *publisher);
 
+/* Serves `upstream`, unless it is as the one before. */
+static void external_serve(struct publisher *publisher, struct external *external, struct upstream *upstream) {
+  if (external->resolved && upstream_is_same(external->resolved, upstream)) {
+    upstream->unit.release(&upstream->unit);
+    return;
+  }
+  external->resolved = upstream;
+  put_upstream(publisher, span_of(external->upstream), upstream);
+  arm_gather(publisher);
+}
+
 static void external_resolved(void *context, int error, const struct address *addresses, size_t count, unsigned ttl) {
   struct external *external = context;
   struct publisher *publisher = external->publisher;
@@ -158,7 +170,8 @@ static void external_resolved(void *context, int error, const struct address *ad
   if (error) {
     log_write(publisher->options.log, LOG_WARN, "external name not resolved", "upstream=%s name=%s error=\"%s\"", external->upstream, external->name, error_text(error));
     external->due_ms = now_ms(publisher) + 2000;
-    return; /* what was resolved last goes on serving */
+    if (external->resolved) return; /* what was resolved last goes on serving */
+    count = 0; /* but not what was resolved for another name */
   }
   char message[256];
   unsigned refused = 0;
@@ -169,8 +182,7 @@ static void external_resolved(void *context, int error, const struct address *ad
     log_write(publisher->options.log, LOG_ERROR, "external upstream refused", "upstream=%s error=\"%s\"", external->upstream, message);
     return;
   }
-  put_upstream(publisher, span_of(external->upstream), upstream);
-  arm_gather(publisher);
+  external_serve(publisher, external, upstream);
 }
 
 static void external_lookup(struct publisher *publisher, struct external *external) {
@@ -207,17 +219,14 @@ static void external_set(struct publisher *publisher, struct span upstream, stru
 /* ---- changes ------------------------------------------------------------------------------------------------------------------- */
 
 static bool apply_upstream(struct publisher *publisher, struct span key, struct span body, char *error, size_t size) {
-  struct span external = pack_get_string(body, "external_name", SPAN(""));
-  if (external.length) {
-    bool is_new = !hashmap_get(&publisher->externals, key);
-    external_set(publisher, key, external, body);
-    if (!is_new) return true;
-  } else {
-    external_drop(publisher, key);
-  }
   struct upstream *upstream = upstream_new(key, body, find_record, publisher, error, size);
   if (!upstream) return false;
-  put_upstream(publisher, key, upstream);
+  struct span external = upstream->external_name;
+  bool is_served = external.length && hashmap_get(&publisher->externals, key); /* until the name is resolved: without a gap */
+  if (external.length) external_set(publisher, key, external, body);
+  else external_drop(publisher, key);
+  if (is_served) upstream->unit.release(&upstream->unit);
+  else put_upstream(publisher, key, upstream);
   return true;
 }
 

@@ -344,31 +344,115 @@ static void test_end_before_workers_run(void **state) {
   down(world);
 }
 
+/* ---- names ---- */
+
+struct name_server {
+  int fd;
+  char text[40];
+  pthread_t thread;
+  _Atomic unsigned answered; /* questions for an A record of good.test */
+};
+
+/* "good.test" is 192.0.2.9 for a second; nothing else is known. Ends with an empty datagram. */
+static void *answer_names(void *context) {
+  struct name_server *server = context;
+  unsigned char packet[1024];
+  static const unsigned char record[] = {0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4, 192, 0, 2, 9};
+  for (;;) {
+    struct sockaddr_in from;
+    socklen_t size = sizeof from;
+    ssize_t length = recvfrom(server->fd, packet, 512, 0, (struct sockaddr *)&from, &size);
+    if (length < 12) return NULL;
+    size_t end = 12;
+    while (packet[end]) end += 1 + (size_t)packet[end];
+    end += 5;
+    bool is_known = memcmp(packet + 12, "\x04good\x04test", 10) == 0, is_a = packet[end - 3] == 1;
+    packet[2] = 0x81;
+    packet[3] = is_known ? 0x80 : 0x83;
+    memset(packet + 6, 0, 6);
+    if (is_known && is_a) {
+      packet[7] = 1;
+      memcpy(packet + end, record, sizeof record);
+      end += sizeof record;
+    }
+    sendto(server->fd, packet, end, 0, (struct sockaddr *)&from, size);
+    if (is_known && is_a) atomic_fetch_add(&server->answered, 1);
+  }
+}
+
+static void name_server_up(struct name_server *server) {
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t size = sizeof address;
+  server->fd = socket(AF_INET, SOCK_DGRAM, 0);
+  assert_int_equal(bind(server->fd, (struct sockaddr *)&address, size), 0);
+  assert_int_equal(getsockname(server->fd, (struct sockaddr *)&address, &size), 0);
+  snprintf(server->text, sizeof server->text, "127.0.0.1:%u", ntohs(address.sin_port));
+}
+
+static void name_server_down(struct name_server *server) {
+  struct sockaddr_in address;
+  socklen_t size = sizeof address;
+  getsockname(server->fd, (struct sockaddr *)&address, &size);
+  sendto(server->fd, "", 0, 0, (struct sockaddr *)&address, size);
+  pthread_join(server->thread, NULL);
+  close(server->fd);
+}
+
+static void submit_external(struct world *world, const char *name) {
+  struct buffer changes = {0};
+  put_external(&changes, name);
+  submit(world, &changes, 1);
+}
+
+static void await_records(struct world *world, uint64_t count) {
+  const struct publisher_gauges *gauges = publisher_gauges(world->publisher);
+  for (int i = 0; i < 2000 && atomic_load(&gauges->records) != count; i++) nap(5);
+  assert_int_equal(atomic_load(&gauges->records), count);
+}
+
+/* The same answer again is no change; a name that took another's place is not served by the other's addresses once it turns out to be unknown. */
+static void test_names(void **state) {
+  (void)state;
+  struct name_server server = {.fd = -1};
+  name_server_up(&server);
+  assert_int_equal(pthread_create(&server.thread, NULL, answer_names, &server), 0);
+  struct world *world = up(server.text, true);
+  const struct publisher_gauges *gauges = publisher_gauges(world->publisher);
+  submit_external(world, "good.test");
+  await_records(world, 1);
+  for (int i = 0; i < 1000 && !is_at_rest(gauges); i++) nap(5);
+  uint64_t generation = atomic_load(&gauges->generation);
+  unsigned answered = atomic_load(&server.answered);
+  for (int i = 0; i < 2000 && atomic_load(&server.answered) == answered; i++) nap(5);
+  assert_true(atomic_load(&server.answered) > answered); /* looked up again */
+  nap(100);
+  assert_int_equal(atomic_load(&gauges->generation), generation);
+  submit_external(world, "unknown.test");
+  await_records(world, 0);
+  submit_external(world, "good.test");
+  await_records(world, 1);
+  down(world);
+  name_server_down(&server);
+}
+
 /* A name server that never answers. */
 static void test_end_while_a_name_is_looked_up(void **state) {
   (void)state;
-  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-  socklen_t size = sizeof address;
-  int silent = socket(AF_INET, SOCK_DGRAM, 0);
-  assert_int_equal(bind(silent, (struct sockaddr *)&address, size), 0);
-  assert_int_equal(getsockname(silent, (struct sockaddr *)&address, &size), 0);
-  char resolver[40], query[512];
-  snprintf(resolver, sizeof resolver, "127.0.0.1:%u", ntohs(address.sin_port));
-  struct world *world = up(resolver, true);
-  struct buffer changes = {0};
-  put_external(&changes, "silent.example");
-  submit(world, &changes, 1);
-  assert_true(recv(silent, query, sizeof query, 0) > 0);
-  put_external(&changes, "other.example"); /* the first lookup is of an upstream that is gone */
-  submit(world, &changes, 1);
-  assert_true(recv(silent, query, sizeof query, 0) > 0);
+  struct name_server silent = {.fd = -1};
+  char query[512];
+  name_server_up(&silent);
+  struct world *world = up(silent.text, true);
+  submit_external(world, "silent.example");
+  assert_true(recv(silent.fd, query, sizeof query, 0) > 0);
+  submit_external(world, "other.example"); /* the first lookup is of an upstream that is gone */
+  assert_true(recv(silent.fd, query, sizeof query, 0) > 0);
   down(world);
-  close(silent);
+  close(silent.fd);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_changes_under_leases), cmocka_unit_test(test_end_in_the_middle), cmocka_unit_test(test_end_before_workers_run),
-      cmocka_unit_test(test_end_while_a_name_is_looked_up)};
+      cmocka_unit_test(test_names), cmocka_unit_test(test_end_while_a_name_is_looked_up)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
