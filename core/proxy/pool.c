@@ -101,9 +101,16 @@ void pool_free(struct pool *pool) {
 
 struct pooled *pool_take(struct pool *pool, struct endpoint_record *record, bool is_tls, struct exchange *exchange) {
   struct list *bucket = bucket_of(pool, record, is_tls);
-  for (struct list *node = bucket->next; node != bucket; node = node->next) {
+  const struct snapshot *root = pool->worker->root;
+  uint64_t now_ms = loop_now_ms(&pool->worker->loop);
+  for (struct list *node = bucket->next, *next; node != bucket; node = next) {
+    next = node->next;
     struct pooled *pooled = container_of(node, struct pooled, node);
     if (pooled->record != record || pooled->is_tls != is_tls) continue;
+    if (root && is_too_old(pooled, root->settings, now_ms)) { /* the sweep comes later than the upstream may close it */
+      close_idle(pool, pooled);
+      continue;
+    }
     list_remove(&pooled->node);
     list_remove(&pooled->age);
     pool->idle--;
