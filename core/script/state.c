@@ -241,6 +241,7 @@ static void policy_clear(struct script_state *state, struct state_policy *policy
 void state_free(struct script_state *state) {
   if (state == NULL) return;
   must(state->magic == STATE_MAGIC);
+  state->log = NULL; /* of the thread that used it last, and its ring has one producer: what a finalizer says goes to stderr */
   for (unsigned i = 0; i < state->policy_count; i++) policy_clear(state, &state->policies[i]);
   lua_close(state->L);
   free(state->policies);
