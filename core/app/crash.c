@@ -26,8 +26,9 @@ static void dump(const char *what) {
   put(line, (size_t)length);
   for (unsigned i = 0; i < crash_count; i++) {
     const struct worker *worker = crash_workers[i];
-    const struct exchange *exchange = worker->running;
-    length = snprintf(line, sizeof line, "worker-%u: policy=%s ", i, worker->running_policy ? worker->running_policy : "-");
+    const struct exchange *exchange = atomic_load(&worker->running);
+    const char *policy = atomic_load(&worker->running_policy);
+    length = snprintf(line, sizeof line, "worker-%u: policy=%s ", i, policy ? policy : "-");
     put(line, (size_t)length);
     if (exchange && exchange->magic == EXCHANGE_MAGIC) put(line, exchange_describe(exchange, line, sizeof line));
     else put("no exchange running", 19);

@@ -78,17 +78,17 @@ void exchange_release(struct exchange *exchange) {
 
 void exchange_run(struct exchange *exchange) {
   struct worker *worker = exchange->worker;
-  struct exchange *outer = worker->running;
+  struct exchange *outer = atomic_load_explicit(&worker->running, memory_order_relaxed);
   enum step_result result = STEP_MORE;
   must(exchange->magic == EXCHANGE_MAGIC && !exchange->is_running);
-  worker->running = exchange;
+  atomic_store_explicit(&worker->running, exchange, memory_order_relaxed);
   exchange->is_running = true;
   while (result == STEP_MORE) {
     exchange->trace[exchange->trace_count++ % EXCHANGE_TRACE] = (unsigned char)exchange->step;
     result = step_table[exchange->step].run(exchange);
   }
   if (result == STEP_WAIT) exchange->is_running = false;
-  worker->running = outer;
+  atomic_store_explicit(&worker->running, outer, memory_order_relaxed);
 }
 
 void exchange_hook_resume(struct exchange *exchange) { exchange_run(exchange_of(exchange)); }

@@ -1,4 +1,4 @@
-/* Worker: one thread's data plane: loop, listeners, clients, pools, leases, its current root. All fields are for its own thread but `inbox`. */
+/* Worker: one thread's data plane: loop, listeners, clients, pools, leases, its current root. All fields are for its own thread but the atomic ones. */
 #ifndef PROXY_WORKER_H
 #define PROXY_WORKER_H
 
@@ -87,8 +87,8 @@ struct worker {
   int64_t date_seconds;
   char date[32];
   char time_local[40], time_iso8601[40];
-  struct exchange *running;               /* the exchange whose step runs now: crash dump */
-  const char *running_policy;             /* set by script while a hook runs */
+  _Atomic(struct exchange *) running;     /* the exchange whose step runs now: crash dump, on whatever thread that happens */
+  _Atomic(const char *) running_policy;   /* set by script while a hook runs: the same */
   _Atomic uint64_t turn_started_ms;       /* watchdog: 0 while polling */
 };
 

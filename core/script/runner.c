@@ -176,9 +176,9 @@ static enum hook_result run_hook(struct script_worker *script, struct exchange *
     lua_settop(L, top);
     return HOOK_FAILED;
   }
-  script->worker->running_policy = entry->name;
+  atomic_store_explicit(&script->worker->running_policy, entry->name, memory_order_relaxed);
   int status = state_call_hook(state, 2, 1, STATE_BUDGET_HOOK);
-  script->worker->running_policy = NULL;
+  atomic_store_explicit(&script->worker->running_policy, NULL, memory_order_relaxed);
   state->running_policy = NULL;
   enum hook_result result = HOOK_NEXT;
   if (status != 0) {
