@@ -17,18 +17,21 @@ static void print_line(void *context, const char *level, struct span text) {
 }
 
 int check_command_main(int argc, char **argv) {
-  const char *paths[256];
-  unsigned count = 0;
-  int flag_at = 0;
-  while (flag_at < argc && argv[flag_at][0] != '-' && count < 256) paths[count++] = argv[flag_at++];
+  static const char usage[] = "usage: moongate check PATH... [--policies DIR] [--configmap NAMESPACE/NAME] [flags of run that say which objects count]\n"
+                              "  PATH is a manifest or a directory of them. Status: 0 nothing is refused, 1 something is, 2 the check did not run.\n";
+  struct option_paths paths = {0};
   struct options options;
   char error[512];
-  if (options_parse(&options, argc - flag_at, argv + flag_at, error, sizeof error)) {
-    fprintf(stderr, "moongate check: %s (paths come before flags)\n", error);
+  if (options_parse_with_paths(&options, argc, argv, &paths, error, sizeof error)) {
+    fprintf(stderr, "moongate check: %s\n", error);
     return 2;
   }
-  if (count == 0) {
-    fprintf(stderr, "usage: moongate check PATH... [--policies DIR] [--configmap NS/NAME] ...\n");
+  if (options.help) {
+    fputs(usage, stdout);
+    return 0;
+  }
+  if (paths.count == 0) {
+    fputs(usage, stderr);
     return 2;
   }
   const char *home = paths_home();
@@ -42,12 +45,13 @@ int check_command_main(int argc, char **argv) {
   struct log log = {.thread = "check"};
   struct sync_thread_options joined = {.options = &options, .home = home, .script_path = script_path, .guest_memory = 32u << 20, .log = &log, .own_ports = {80, 443, 10254}};
   unsigned counts[4] = {0};
-  int refused = sync_thread_check(&joined, paths, count, print_line, counts, error, sizeof error);
+  int refused = sync_thread_check(&joined, paths.items, paths.count, print_line, counts, error, sizeof error);
   if (refused < 0) {
     fprintf(stderr, "moongate check: %s\n", error);
     return 2;
   }
   fflush(stdout);
-  fprintf(stderr, "%u denied, %u errors, %u warnings, %u notes\n", counts[0], counts[1], counts[2], counts[3]);
+  static const char *const names[] = {"denied", "error", "warning", "note"};
+  for (unsigned i = 0; i < 4; i++) fprintf(stderr, "%u %s%s%s", counts[i], names[i], i == 0 || counts[i] == 1 ? "" : "s", i == 3 ? "\n" : ", ");
   return refused ? 1 : 0;
 }

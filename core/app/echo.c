@@ -112,8 +112,10 @@ static void on_signal(uv_signal_t *signal, int number) {
   loop_stop(&echo->loop);
 }
 
+static const char usage_text[] = "usage: moongate echo --listen ADDR:PORT [--name NAME] [--quiet]\n";
+
 static int usage(const char *why) {
-  fprintf(stderr, "moongate echo: %s\nusage: moongate echo --listen ADDR:PORT [--name NAME] [--quiet]\n", why);
+  fprintf(stderr, "moongate echo: %s\n%s", why, usage_text);
   return 2;
 }
 
@@ -126,6 +128,10 @@ int echo_main(int argc, char **argv) {
   const char *listen = NULL;
   for (int i = 0; i < argc; i++) {
     const char **target = NULL;
+    if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+      fputs(usage_text, stdout);
+      return 0;
+    }
     size_t length = strcspn(argv[i], "=");
     if (strcmp(argv[i], "--quiet") == 0) {
       echo.log_requests = false;

@@ -107,11 +107,16 @@ int log_writer_start(struct log_writer *writer) {
   return -code;
 }
 
-void log_writer_free(struct log_writer *writer) {
+void log_writer_stop(struct log_writer *writer) {
   atomic_store(&writer->is_stopping, true);
   wake(writer);
   if (writer->is_started) pthread_join(writer->thread, NULL);
+  writer->is_started = false;
   drain(writer);
+}
+
+void log_writer_free(struct log_writer *writer) {
+  log_writer_stop(writer);
   for (unsigned i = 0; i < writer->count; i++) log_ring_free(writer->logs[i].ring);
   buffer_free(&writer->out[LOG_OWN]);
   buffer_free(&writer->out[LOG_ACCESS]);

@@ -13,7 +13,9 @@ struct log *log_writer_log(struct log_writer *writer, const char *thread);
 _Atomic int *log_writer_level(struct log_writer *writer);
 uint64_t log_writer_dropped(const struct log_writer *writer);
 int log_writer_start(struct log_writer *writer);
-/* Writes what is left and ends. */
+/* Writes what is left and ends the thread; who still writes into a log is not heard, and not hurt. */
+void log_writer_stop(struct log_writer *writer);
+/* The same, and frees. */
 void log_writer_free(struct log_writer *writer);
 
 #endif

@@ -17,9 +17,14 @@ int main(int argc, char **argv) {
     fprintf(stderr, "moongate: nothing to do; try moongate --help\n");
     return 2;
   }
+  if (strcmp(command, "help") == 0) return run_main(1, (char *[]){(char *)"--help", NULL});
   if (strcmp(command, "version") == 0) {
     printf("moongate %s\n", MOONGATE_VERSION);
     return 0;
+  }
+  if (*command != '-') {
+    fprintf(stderr, "moongate: unknown command \"%s\" (run, check, test, echo, version; see moongate --help)\n", command);
+    return 2;
   }
   return run_main(argc - 1, argv + 1);
 }

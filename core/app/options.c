@@ -92,13 +92,47 @@ static int store(struct options *options, const struct flag *flag, const char *v
   return 0;
 }
 
+/* Listeners of one process: the kernel would let two of them share a port and deal its connections out to both. */
+static int check_ports(const struct options *options, char *error, size_t error_size) {
+  const struct {
+    const char *name;
+    int64_t port;
+  } ports[] = {{"http-port", options->http_port}, {"https-port", options->https_port}, {"healthz-port", options->healthz_port}};
+  for (size_t i = 0; i < 3; i++)
+    for (size_t k = i + 1; k < 3; k++)
+      if (ports[i].port && ports[i].port == ports[k].port) {
+        snprintf(error, error_size, "--%s and --%s are both %lld", ports[i].name, ports[k].name, (long long)ports[i].port);
+        return -1;
+      }
+  return 0;
+}
+
+static int check_reference(const char *name, const char *value, char *error, size_t error_size) {
+  const char *slash = strchr(value, '/');
+  if (!*value || (slash && slash != value && slash[1] && !strchr(slash + 1, '/'))) return 0;
+  snprintf(error, error_size, "--%s: \"%s\" is not NAMESPACE/NAME", name, value);
+  return -1;
+}
+
 int options_parse(struct options *options, int argc, char **argv, char *error, size_t error_size) {
+  return options_parse_with_paths(options, argc, argv, NULL, error, error_size);
+}
+
+int options_parse_with_paths(struct options *options, int argc, char **argv, struct option_paths *paths, char *error, size_t error_size) {
   memset(options, 0, sizeof *options);
   for (size_t i = 0; i < flag_count; i++)
     if (store(options, &flags[i], flags[i].fallback, error, error_size)) return -1;
   for (int i = 0; i < argc; i++) {
     const char *argument = argv[i];
     if (strcmp(argument, "-h") == 0) argument = "--help";
+    if (paths && argument[0] != '-') {
+      if (paths->count == OPTIONS_PATHS_MAX) {
+        snprintf(error, error_size, "more than %d paths", OPTIONS_PATHS_MAX);
+        return -1;
+      }
+      paths->items[paths->count++] = argument;
+      continue;
+    }
     if (argument[0] != '-' || argument[1] == '\0') {
       snprintf(error, error_size, "unexpected argument \"%s\" (flags begin with --; see moongate --help)", argument);
       return -1;
@@ -138,6 +172,10 @@ int options_parse(struct options *options, int argc, char **argv, char *error, s
     snprintf(error, error_size, "--log-format: \"%s\" is not text or json", options->log_format);
     return -1;
   }
+  if (check_ports(options, error, error_size)) return -1;
+  if (check_reference("configmap", options->configmap, error, error_size)) return -1;
+  if (check_reference("default-backend-service", options->default_backend_service, error, error_size)) return -1;
+  if (check_reference("default-ssl-certificate", options->default_ssl_certificate, error, error_size)) return -1;
   if (*options->manifests) {
     if (!options->watch_ingress_without_class_is_set) options->watch_ingress_without_class = true;
     if (!options->post_shutdown_grace_period_is_set) options->post_shutdown_grace_period = 0;

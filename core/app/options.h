@@ -10,9 +10,15 @@
 #include "base/buffer.h"
 
 #define OPTIONS_LIST_MAX 16
+#define OPTIONS_PATHS_MAX 256
 
 struct option_list {
   const char *items[OPTIONS_LIST_MAX];
+  unsigned count;
+};
+
+struct option_paths {
+  const char *items[OPTIONS_PATHS_MAX];
   unsigned count;
 };
 
@@ -32,6 +38,8 @@ struct options {
 
 /* Parses `--flag=value`, `--flag value`, `--flag` (booleans), one dash too. Keeps pointers into argv. 0, or -1 with one clear line in `error`. */
 int options_parse(struct options *options, int argc, char **argv, char *error, size_t error_size);
+/* The same for commands that also take paths, before, between or behind the flags. */
+int options_parse_with_paths(struct options *options, int argc, char **argv, struct option_paths *paths, char *error, size_t error_size);
 /* The grouped help. */
 void options_help(struct buffer *out);
 /* One line for each flag given that has no effect (yet). */

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "app/admin.h"
 #include "app/crash.h"
@@ -25,6 +26,7 @@
 #include "script/script.h"
 
 #define WORKERS_MAX 64
+#define FIRST_PUBLISH_LOOK_MS 100
 #define FIRST_PUBLISH_SAY_MS 2000
 #define GUEST_MEMORY (32u << 20)
 
@@ -220,15 +222,22 @@ static void free_all(struct run *run) {
   free(run->seats);
 }
 
-static void wait_first(struct run *run, const sigset_t *set, int *number) {
-  while (!publisher_wait_first(run->publisher, FIRST_PUBLISH_SAY_MS)) {
-    log_write(run->log, LOG_NOTICE, "still reading manifests", NULL);
-    int got = sigtimedwait(set, NULL, &(struct timespec){0});
-    if (got > 0) {
-      *number = got;
-      return;
-    }
+/* 0 when there is something to serve, or the signal that came before. */
+static int wait_first(struct run *run, const sigset_t *set) {
+  for (unsigned waited = 0; !publisher_wait_first(run->publisher, FIRST_PUBLISH_LOOK_MS);) {
+    int number = sigtimedwait(set, NULL, &(struct timespec){0});
+    if (number > 0) return number;
+    waited += FIRST_PUBLISH_LOOK_MS;
+    if (waited % FIRST_PUBLISH_SAY_MS == 0) log_write(run->log, LOG_NOTICE, "still reading manifests", NULL);
   }
+  return 0;
+}
+
+/* Nothing is served yet, so nobody is owed anything: the process ends without waiting for the threads that read. */
+static void end_before_serving(struct run *run, int number) {
+  log_write(run->log, LOG_NOTICE, "ended before serving", "signal=%s", strsignal(number));
+  log_writer_stop(run->logs);
+  _exit(0);
 }
 
 static int fail(const char *message) {
@@ -285,23 +294,20 @@ int run_main(int argc, char **argv) {
   crash_install(run.workers, run.worker_count);
 
   options_without_effect(&run.options, say_without_effect, run.log);
-  int number = 0;
   if (log_writer_start(run.logs) || admin_start(run.admin) || publisher_start(run.publisher) || sync_thread_start(run.sync)) return fail("cannot start a thread");
-  wait_first(&run, &set, &number);
-  for (unsigned i = 0; i < run.worker_count && !number; i++) {
+  int number = wait_first(&run, &set);
+  if (number) end_before_serving(&run, number);
+  for (unsigned i = 0; i < run.worker_count; i++) {
     if (pthread_create(&run.seats[i].thread, NULL, worker_main, &run.seats[i])) return fail("cannot start a worker thread");
     run.seats[i].is_running = true;
   }
-  if (!number) {
-    if (run.options.require_policies && sync_thread_has_broken_policies(run.sync))
-      log_write(run.log, LOG_ERROR, "not ready: a mounted policy is broken", "flag=--require-policies");
-    else
-      atomic_store(&run.is_ready, true);
-    log_write(run.log, LOG_NOTICE, "serving", "http_port=%u https_port=%u healthz_port=%u workers=%u version=%s", address_port(&run.http.addresses[0]),
-              address_port(&run.https.addresses[0]), run.health_port, run.worker_count, MOONGATE_VERSION);
-    number = wait_for_signal(&run, &set);
-  }
-  shut_down(&run, &set, number);
+  if (run.options.require_policies && sync_thread_has_broken_policies(run.sync))
+    log_write(run.log, LOG_ERROR, "not ready: a mounted policy is broken", "flag=--require-policies");
+  else
+    atomic_store(&run.is_ready, true);
+  log_write(run.log, LOG_NOTICE, "serving", "http_port=%u https_port=%u healthz_port=%u workers=%u version=%s", address_port(&run.http.addresses[0]),
+            address_port(&run.https.addresses[0]), run.health_port, run.worker_count, MOONGATE_VERSION);
+  shut_down(&run, &set, wait_for_signal(&run, &set));
   free_all(&run);
   return 0;
 }

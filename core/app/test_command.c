@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,27 +14,39 @@
 
 #define BUSTED "/usr/bin/busted"
 
-/* The folder that holds moongate/core.so: beside the executable in a build, else under the prefix. */
-static void library_folder(char out[PATH_MAX]) {
+static bool has_library(const char *folder) {
+  char probe[PATH_MAX + 32];
+  snprintf(probe, sizeof probe, "%s/moongate/core.so", folder);
+  return access(probe, R_OK) == 0;
+}
+
+/* The folder that holds moongate/core.so: build/lib beside build/moongate, PREFIX/lib beside PREFIX/bin, else the PREFIX of the build. */
+static bool library_folder(char out[PATH_MAX]) {
   ssize_t length = readlink("/proc/self/exe", out, PATH_MAX - 32);
   if (length > 0) {
     out[length] = '\0';
-    char *slash = strrchr(out, '/');
-    if (slash) {
+    for (int up = 0; up < 2; up++) {
+      char *slash = strrchr(out, '/');
+      if (!slash) break;
       strcpy(slash, "/lib");
-      char probe[PATH_MAX + 32];
-      snprintf(probe, sizeof probe, "%s/moongate/core.so", out);
-      if (access(probe, R_OK) == 0) return;
+      if (has_library(out)) return true;
+      *slash = '\0';
     }
   }
   strcpy(out, MOONGATE_PREFIX "/lib");
+  return has_library(out);
 }
 
 int test_command_main(int argc, char **argv) {
+  static const char usage[] = "usage: moongate test DIR   (runs DIR/**/*_spec.lua)\n";
   const char *folder = argc == 1 ? argv[0] : NULL;
   struct stat status;
+  if (folder && (strcmp(folder, "--help") == 0 || strcmp(folder, "-h") == 0)) {
+    fputs(usage, stdout);
+    return 0;
+  }
   if (!folder) {
-    fprintf(stderr, "usage: moongate test DIR   (runs DIR/**/*_spec.lua)\n");
+    fputs(usage, stderr);
     return 2;
   }
   if (stat(folder, &status)) {
@@ -50,7 +63,10 @@ int test_command_main(int argc, char **argv) {
     return 1;
   }
   char library[PATH_MAX], paths[3 * PATH_MAX], binaries[2 * PATH_MAX];
-  library_folder(library);
+  if (!library_folder(library)) {
+    fprintf(stderr, "moongate test: moongate/core.so is not beside the program, nor in %s (make builds it)\n", library);
+    return 1;
+  }
   snprintf(paths, sizeof paths, "%s/lua/?.lua;%s/lua/?/init.lua;%s/?.lua;;", home, home, home);
   snprintf(binaries, sizeof binaries, "%s/?.so;;", library);
   setenv("LUA_PATH", paths, 1);
