@@ -90,15 +90,12 @@ local function slice_port(ports, service_port)
   return #ports == 0 and target or nil
 end
 
+-- On one line, so that it can be taken from a log as it is.
 local function slice_yaml(upstream, service, port)
   local named = port and port.name ~= "" and "name: " .. port.name .. ", " or ""
-  return ([=[
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: { name: %s-1, namespace: %s, labels: { kubernetes.io/service-name: %s } }
-addressType: IPv4
-ports: [{ %sport: %s }]
-endpoints: [{ addresses: [127.0.0.1] }]]=]):format(service.name, upstream.namespace, service.name, named, port and tonumber(port.target) or "PORT")
+  return ("{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: %s-1, namespace: %s, labels: {kubernetes.io/service-name: %s}}, "
+    .. "addressType: IPv4, ports: [{%sport: %s}], endpoints: [{addresses: [127.0.0.1]}]}"):format(service.name, upstream.namespace, service.name, named,
+    port and tonumber(port.target) or "PORT")
 end
 
 local function is_local_name(name)
@@ -186,7 +183,7 @@ function model.upstream(world, upstream)
     body.missing = true
     if not is_sliced and not endpoints then
       findings[#findings + 1] = { level = "warn", key = service.key,
-        text = "has no EndpointSlice: its routes answer 503. One to add, with your own address:\n" .. slice_yaml(upstream, service, port) }
+        text = "has no EndpointSlice: its routes answer 503. One to add, with your own address: " .. slice_yaml(upstream, service, port) }
     end
   end
   return body, findings

@@ -446,6 +446,16 @@ end
 
 -- ---- the rest of a message ----
 
+--- The first host, in byte order, whose routes lead to an upstream: where to look for who asks.
+function sync:first_host(name)
+  local first
+  for holder in pairs(self.world.upstreams[name] or {}) do
+    local host = holder:match "^host (.*)$"
+    if host and (not first or host < first) then first = host end
+  end
+  return first
+end
+
 function sync:build_upstream(name)
   local definition = self.world:definition(name)
   if not definition then
@@ -454,6 +464,8 @@ function sync:build_upstream(name)
     return
   end
   local body, list = model.upstream(self.view, definition)
+  local host = body.missing and #list > 0 and self:first_host(name)
+  for _, finding in ipairs(list) do finding.text = host and ("%s (host %s uses it)"):format(finding.text, host) or finding.text end
   self:report("upstream " .. name, list)
   self:send("upstream", name, native.encode(body))
 end
