@@ -42,7 +42,7 @@ FUZZ_REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(OUT)/fuzz/replay_%,$(wildcard te
 .PHONY: help deps build dev tsan all-tests test test-long unit spec e2e check bench lint format format-check install run clean churn layering
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 APT_PACKAGES := gcc make pkg-config git libc6-dev libuv1-dev libssl-dev libluajit-5.1-dev luajit lua-cjson lua-busted lua-check libcmocka-dev \
   libpcre2-dev libc-ares-dev libyaml-dev clang clang-tidy clang-format python3 python3-pytest python3-yaml openssl curl ca-certificates procps
@@ -59,12 +59,12 @@ deps: ## installs what building and testing need (Debian packages; sudo where no
 	@rm -f build/.deps; $(MAKE) --no-print-directory build/.deps
 
 # The compiler's flags come from pkg-config, which `deps` may only now have installed: hence a second make.
-build: build/.deps ## release build: build/moongate
-	@$(MAKE) --no-print-directory -j$$(nproc) VARIANT=release binary
+build: build/.deps ## release build: build/moongate, and build/lib for `moongate test`
+	@$(MAKE) --no-print-directory -s -j$$(nproc) VARIANT=release binary library
 dev: build/.deps ## ASan+UBSan build, warnings are errors: build/dev/moongate
-	@$(MAKE) --no-print-directory -j$$(nproc) VARIANT=dev binary
+	@$(MAKE) --no-print-directory -s -j$$(nproc) VARIANT=dev binary library
 tsan: build/.deps ## TSan build: build/tsan/moongate
-	@$(MAKE) --no-print-directory -j$$(nproc) VARIANT=tsan binary
+	@$(MAKE) --no-print-directory -s -j$$(nproc) VARIANT=tsan binary
 
 .PHONY: binary units library
 binary: $(OUT)/moongate
@@ -118,7 +118,6 @@ format: build/.deps ## clang-format in place
 install: build ## to $(PREFIX)
 	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/moongate
 	@install -m 755 build/moongate $(DESTDIR)$(PREFIX)/bin/moongate
-	@$(MAKE) --no-print-directory VARIANT=release library
 	@install -D -m 755 build/lib/moongate/core.so $(DESTDIR)$(PREFIX)/lib/moongate/core.so
 	@for d in lua policies kube; do find $$d -name '*.lua' | while read -r f; do install -D -m 644 $$f $(DESTDIR)$(PREFIX)/share/moongate/$$f; done; done
 run: build ## starts Moongate on the sample manifests, with three echo processes behind it
