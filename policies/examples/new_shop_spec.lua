@@ -4,7 +4,7 @@ local testing = require "moongate.testing"
 describe("new-shop", function()
   local function shop(percent)
     return testing.route {
-      policy = "policies/examples/new_shop.lua", services = { ["new:80"] = { "10.0.0.9:80" } },
+      policy = "new_shop.lua", services = { ["new:80"] = { "10.0.0.9:80" } },
       annotations = { ["new-shop-percent"] = percent, ["new-shop-service"] = "new:80" },
     }
   end
