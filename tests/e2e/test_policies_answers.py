@@ -87,7 +87,7 @@ def test_each_cookie_on_its_own(proxy):
 @pytest.mark.parametrize("host", ["headers-missing.example", "headers-not-allowed.example", "headers-bad-name.example", "headers-elsewhere.example"])
 def test_headers_that_may_not_be_set_close_the_routes(proxy, host):
     assert get(proxy, host, "").status == 503
-    assert proxy.errors.find(rf"{host.partition('.')[0]}.*custom-headers")
+    wait_until(lambda: proxy.errors.find(rf"{host.partition('.')[0]}.*custom-headers"), what="the report")
 
 
 def test_custom_headers_follow_their_config_map(moongate):
