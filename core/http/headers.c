@@ -61,8 +61,27 @@ static const uint8_t by_length[LONGEST_NAME + 1][SAME_LENGTH] = {
     [25] = {HEADER_STRICT_TRANSPORT_SECURITY, HEADER_X_ORIGINAL_FORWARDED_HOST},
 };
 
-/* Right for what it is compared with: of the bytes of a token, none but a letter becomes a letter, and none but "-" becomes "-". */
+/* Right for what it is compared with, letters and "-": of the bytes of a token, none but a letter becomes a letter, and none but "-" becomes "-". */
 static char lower(char c) { return (char)(c | 0x20); }
+
+static bool is_word_same(const char *data, const char *known) {
+  uint64_t a, b;
+  memcpy(&a, data, 8);
+  memcpy(&b, known, 8);
+  return (a | 0x2020202020202020u) == b;
+}
+
+/* Eight bytes a step, the last ones again with some that were compared before. */
+static bool is_known_name(struct span name, const char *known) {
+  size_t at = 0;
+  if (name.length < 8) {
+    while (at < name.length && lower(name.data[at]) == known[at]) at++;
+    return at == name.length;
+  }
+  for (; at + 8 <= name.length; at += 8)
+    if (!is_word_same(name.data + at, known + at)) return false;
+  return is_word_same(name.data + name.length - 8, known + name.length - 8);
+}
 
 enum header_id header_id_of(struct span name) {
   if (name.length > LONGEST_NAME || name.length < 2) return HEADER_OTHER;
@@ -71,9 +90,7 @@ enum header_id header_id_of(struct span name) {
   for (int i = 0; i < SAME_LENGTH && candidates[i] != HEADER_OTHER; i++) {
     const char *known = names[candidates[i]].data;
     if (known[name.length - 1] != last) continue;
-    size_t at = 0;
-    while (at < name.length && lower(name.data[at]) == known[at]) at++; /* letters and "-" only */
-    if (at == name.length) return (enum header_id)candidates[i];
+    if (is_known_name(name, known)) return (enum header_id)candidates[i];
   }
   return HEADER_OTHER;
 }

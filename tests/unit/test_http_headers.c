@@ -11,6 +11,7 @@
 #include "base/limits.h"
 #include "http/cookie.h"
 #include "http/message.h"
+#include "http/scan.h"
 
 static void assert_span(struct span actual, const char *text) {
   if (!span_equal(actual, span_of(text))) fail_msg("\"%.*s\", not \"%s\"", (int)actual.length, actual.data ? actual.data : "", text);
@@ -127,6 +128,38 @@ static void test_dates(void **state) {
   }
 }
 
+/* Every byte at every place of texts shorter and longer than the scan's step, beside bytes that the scan marks at first. */
+static void test_validity_everywhere(void **state) {
+  (void)state;
+  const char beside[] = {'a', '\t', ' ', '\x80', '\xff', '!'};
+  char text[27];
+  for (size_t length = 1; length <= sizeof text; length++)
+    for (size_t at = 0; at < length; at++)
+      for (int byte = 0; byte < 256; byte++) {
+        memset(text, beside[(length + at) % sizeof beside], length);
+        text[at] = (char)byte;
+        bool is_fine = byte == '\t' || (byte >= 0x20 && byte != 0x7f);
+        assert_int_equal(header_value_is_valid(span_make(text, length)), is_fine);
+        assert_int_equal(scan_text(text, length), is_fine ? length : at);
+      }
+}
+
+/* A name that differs in one byte, wherever, is another name. */
+static void test_ids_everywhere(void **state) {
+  (void)state;
+  for (int id = 1; id < HEADER_ID_COUNT; id++) {
+    struct span name = header_id_name((enum header_id)id);
+    for (size_t at = 0; at < name.length; at++) {
+      char text[32];
+      memcpy(text, name.data, name.length);
+      text[at] = name.data[at] == 'q' ? '1' : 'q';
+      assert_true(header_id_of(span_make(text, name.length)) != (enum header_id)id);
+      text[at] = (char)(name.data[at] == '-' ? '-' : name.data[at] - 0x20);
+      assert_int_equal(header_id_of(span_make(text, name.length)), id);
+    }
+  }
+}
+
 static void test_messages(void **state) {
   (void)state;
   struct arena arena;
@@ -150,7 +183,8 @@ static void test_messages(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_ids),     cmocka_unit_test(test_list),  cmocka_unit_test(test_validity),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_ids),     cmocka_unit_test(test_ids_everywhere), cmocka_unit_test(test_list), cmocka_unit_test(test_validity),
+                                     cmocka_unit_test(test_validity_everywhere),
                                      cmocka_unit_test(test_cookies), cmocka_unit_test(test_dates), cmocka_unit_test(test_messages)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
