@@ -118,10 +118,11 @@ int uri_parse_target(struct span target, struct span method, struct arena *arena
 }
 
 /* Bytes of a host name: RFC 3986's unreserved and sub-delims but for what only makes trouble. Escapes and userinfo are refused. */
-static bool is_host_byte(char c) {
-  return is_alphanumeric(c) || c == '-' || c == '.' || c == '_' || c == '~' || c == '!' || c == '$' || c == '&' || c == '\'' || c == '(' || c == ')' ||
-         c == '*' || c == '+' || c == ';' || c == '=';
-}
+static const bool host_bytes[256] = {
+    ['0' ... '9'] = true, ['A' ... 'Z'] = true, ['a' ... 'z'] = true, ['-'] = true, ['.'] = true, ['_'] = true, ['~'] = true, ['!'] = true, ['$'] = true,
+    ['&'] = true,         ['\''] = true,        ['('] = true,         [')'] = true, ['*'] = true, ['+'] = true, [';'] = true, ['='] = true,
+};
+static bool is_host_byte(char c) { return host_bytes[(unsigned char)c]; }
 
 bool uri_split_authority(struct span authority, struct span *host, struct span *port) {
   size_t end = 0;
