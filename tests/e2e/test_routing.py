@@ -26,7 +26,14 @@ def only_default(name, to, day=1, annotations=None):
             "spec": {"ingressClassName": "nginx", "defaultBackend": {"service": {"name": to, "port": {"number": 80}}}}}
 
 
+def resource(name, host):
+    made = kind(name, host, [("/x", "Prefix", "a"), ("/bucket", "Prefix", "a")])
+    made["spec"]["rules"][0]["http"]["paths"][1]["backend"] = {"resource": {"apiGroup": "k8s.example.com", "kind": "StorageBucket", "name": "icons"}}
+    return made
+
+
 OBJECTS = [
+    resource("resource", "resource.example"),
     # hosts
     aged("exact", "exact.hosts.example", service_name="a"),
     aged("wild", "*.hosts.example", service_name="b"),
@@ -83,7 +90,7 @@ def proxy():
     for item in (service("a"), *slice_of([other.port], name="a")):
         item["metadata"]["namespace"] = "other"
         objects.append(item)
-    expected = [r"is ignored: ", r"broken", r"Ingress default/broken", r"host=broken"]
+    expected = [r"is ignored: ", r"backend.resource", r"broken", r"Ingress default/broken", r"host=broken"]
     with running({"app.json": objects, "ingress.json": OBJECTS}, [*apps, other], expect_errors=expected) as it:
         yield it
 
@@ -100,6 +107,7 @@ def proxy():
     ("kinds.example", "/x/../aaa", "a"), ("kinds.example", "/a%61a", "a"), ("kinds.example", "//aaa//x", "a"), ("kinds.example", "/aaa%2Fbbb", "b"), ("kinds.example", "/aaa/./bbb", "b"),
     ("many.example", "/p39/x", "a"), ("many.example", "/p1/deeper/x", "b"), ("many.example", "/p1/deep", "a"), ("many.example", "/p2", "c"), ("many.example", "/p2/x", "a"),
     ("many.example", "/p40", 404), ("many.example", "/slash/x", "d"), ("many.example", "/", 404),
+    ("resource.example", "/x", "a"), ("resource.example", "/bucket", 404),
     ("age.example", "/x", "a"), ("age.example", "/y", "b"), ("tie.example", "/", "b"),
     ("default.example", "/x", "a"), ("default.example", "/else", "d"), ("no-paths.example", "/any", "e"), ("empty.example", "/", 404), ("without.example", "/", 404),
     ("regex.example", "/foo/bar/bar", "b"), ("regex.example", "/foo/bar/xyz", "b"), ("regex.example", "/FOO/BAR/abc", "b"), ("regex.example", "/foo/bar/ba", "d"),
