@@ -239,6 +239,8 @@ static void begin_request(struct h1_client *client, struct span head, const stru
   h1_parse_head_done(&client->parse);
   client->received = head.length;
   if (verdict.status == 0 && span_equal(stream->request->method, SPAN("CONNECT"))) verdict = (struct head_verdict){405, "CONNECT is not for us"};
+  /* A TRACE would be answered with the fields that we add, and with cookies that scripts may not read. */
+  if (verdict.status == 0 && span_equal(stream->request->method, SPAN("TRACE"))) verdict = (struct head_verdict){405, "TRACE is not for us"};
   if (verdict.status) {
     client->reading = READING_DROPPED;
     client->closes = true;

@@ -120,6 +120,7 @@ static void end_answer(struct h1_upstream *upstream) {
 
 static void take_informational(struct h1_upstream *upstream, const struct response_head *head) {
   if (++upstream->informational > LIMIT_INFORMATIONAL) {
+    counter_add(upstream->loop->counters, COUNTER_LIMIT_INFORMATIONAL, 1);
     fail(upstream, ERROR_LIMIT);
     return;
   }
@@ -161,7 +162,10 @@ static void read_head(struct h1_upstream *upstream, const char *data, size_t len
   enum h1_gather result = h1_parse_gather(&upstream->parse, data, length, &rules, taken, &head);
   upstream->stream.answer_bytes += *taken;
   if (result == H1_GATHER_READY) take_head(upstream, head);
-  if (result == H1_GATHER_TOO_LONG) fail(upstream, ERROR_LIMIT);
+  if (result == H1_GATHER_TOO_LONG) {
+    counter_add(upstream->loop->counters, COUNTER_LIMIT_HEAD_BYTES, 1);
+    fail(upstream, ERROR_LIMIT);
+  }
 }
 
 static void read_body(struct h1_upstream *upstream, const char *data, size_t length, size_t *taken) {
