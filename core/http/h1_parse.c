@@ -45,7 +45,7 @@ static int on_field(llhttp_t *http) {
   if (value.length == 0) value.data = ""; /* present but empty; no data would mean absent */
   enum header_id id = header_id_of(name);
   if (id == HEADER_OTHER && is_dropped(parse, name)) return 0;
-  headers_add(parse->fields, id, name, value);
+  headers_add_checked(parse->fields, id, name, value); /* heads and trailers come here only after head_check */
   return 0;
 }
 

@@ -54,7 +54,8 @@ static void put_fields(struct pen *pen, const struct headers *headers, enum head
     } else if (!header_name_is_valid(header->name)) {
       continue;
     }
-    if (header_value_is_valid(header->value)) put_field(pen, header->name, header->value);
+    /* What is marked went through head_check as a whole, or is our own; headers_set, the only way to another value in place, takes the mark away. */
+    if (header->is_checked || header_value_is_valid(header->value)) put_field(pen, header->name, header->value);
   }
 }
 

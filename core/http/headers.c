@@ -117,6 +117,11 @@ void headers_add(struct headers *headers, enum header_id id, struct span name, s
   headers->items[headers->count++] = (struct header){.name = name, .value = value, .id = (uint16_t)id};
 }
 
+void headers_add_checked(struct headers *headers, enum header_id id, struct span name, struct span value) {
+  headers_add(headers, id, name, value);
+  headers->items[headers->count - 1].is_checked = true;
+}
+
 struct header *headers_find(const struct headers *headers, enum header_id id) {
   for (unsigned i = 0; i < headers->count; i++) {
     struct header *header = &headers->items[i];
@@ -157,6 +162,7 @@ void headers_set(struct headers *headers, enum header_id id, struct span name, s
     }
     header->name = name;
     header->value = value;
+    header->is_checked = false;
     is_set = true;
   }
   if (!is_set) headers_add(headers, id, name, value);

@@ -64,6 +64,7 @@ struct header {
   struct span name, value; /* value: trimmed, no CR LF NUL */
   uint16_t id;
   bool removed; /* left in place so that indexes stay; skipped by all functions */
+  bool is_checked; /* the value is known to be valid; only headers_add_checked sets it */
 };
 
 struct headers {
@@ -82,6 +83,9 @@ void headers_init(struct headers *headers, struct arena *arena);
 void headers_reserve(struct headers *headers, unsigned count);
 /* Keeps the spans (they must live as long as the arena). */
 void headers_add(struct headers *headers, enum header_id id, struct span name, struct span value);
+/* The same for a value that cannot hold a control character: from a head that head_check passed, or made by us of nothing else. The writer does not
+ * look at it again. Never for what a policy, a template or a setting gave. */
+void headers_add_checked(struct headers *headers, enum header_id id, struct span name, struct span value);
 /* First field of that name, or NULL. The id form is for known ids only. */
 struct header *headers_find(const struct headers *headers, enum header_id id);
 struct header *headers_find_name(const struct headers *headers, struct span name);

@@ -15,6 +15,16 @@ static void add(struct headers *headers, enum header_id id, struct span name, st
   if (value.length) headers_add(headers, id, name, value);
 }
 
+/* For what we made ourselves, or took from the checked head before any hook ran. */
+static void add_checked(struct headers *headers, enum header_id id, struct span name, struct span value) {
+  if (value.length) headers_add_checked(headers, id, name, value);
+}
+
+static void copy(struct headers *headers, const struct header *header) {
+  if (header->is_checked) headers_add_checked(headers, (enum header_id)header->id, header->name, header->value);
+  else headers_add(headers, (enum header_id)header->id, header->name, header->value);
+}
+
 static struct span port_text(struct exchange *exchange) {
   if (exchange->forwarded_port == 443) return SPAN("443");
   if (exchange->forwarded_port == 80) return SPAN("80");
@@ -53,14 +63,14 @@ static struct span host_of(struct exchange *exchange) {
 
 static void write_forwarded(struct exchange *exchange, const struct settings *settings, struct headers *out) {
   const struct headers *in = &exchange->request->headers;
-  add(out, HEADER_X_REQUEST_ID, SPAN("X-Request-ID"), exchange->request_id);
-  add(out, HEADER_X_REAL_IP, SPAN("X-Real-IP"), span_of(exchange->client_ip));
+  add_checked(out, HEADER_X_REQUEST_ID, SPAN("X-Request-ID"), exchange->request_id);
+  add_checked(out, HEADER_X_REAL_IP, SPAN("X-Real-IP"), span_of(exchange->client_ip));
   add(out, HEADER_X_FORWARDED_FOR, SPAN("X-Forwarded-For"), forwarded_for(exchange, settings));
-  add(out, HEADER_X_FORWARDED_HOST, SPAN("X-Forwarded-Host"), exchange->best_host);
-  add(out, HEADER_X_FORWARDED_PORT, SPAN("X-Forwarded-Port"), port_text(exchange));
-  add(out, HEADER_X_FORWARDED_PROTO, SPAN("X-Forwarded-Proto"), exchange->scheme);
-  add(out, HEADER_X_FORWARDED_SCHEME, SPAN("X-Forwarded-Scheme"), exchange->scheme);
-  add(out, HEADER_X_SCHEME, SPAN("X-Scheme"), exchange->scheme);
+  add_checked(out, HEADER_X_FORWARDED_HOST, SPAN("X-Forwarded-Host"), exchange->best_host);
+  add_checked(out, HEADER_X_FORWARDED_PORT, SPAN("X-Forwarded-Port"), port_text(exchange));
+  add_checked(out, HEADER_X_FORWARDED_PROTO, SPAN("X-Forwarded-Proto"), exchange->scheme);
+  add_checked(out, HEADER_X_FORWARDED_SCHEME, SPAN("X-Forwarded-Scheme"), exchange->scheme);
+  add_checked(out, HEADER_X_SCHEME, SPAN("X-Scheme"), exchange->scheme);
   if (settings->proxy_add_original_uri_header) headers_set(out, HEADER_X_ORIGINAL_URI, SPAN("X-Original-URI"), exchange->target);
   add(out, HEADER_X_ORIGINAL_FORWARDED_FOR, SPAN("X-Original-Forwarded-For"), headers_get(in, HEADER_X_FORWARDED_FOR));
   add(out, HEADER_X_ORIGINAL_FORWARDED_HOST, SPAN("X-Original-Forwarded-Host"), headers_get(in, HEADER_X_FORWARDED_HOST));
@@ -122,7 +132,7 @@ struct request_head *upstream_head_make(struct exchange *exchange) {
   for (unsigned i = 0; i < in->headers.count; i++) {
     const struct header *header = &in->headers.items[i];
     if (header->removed || is_ours[header->id]) continue;
-    headers_add(&out->headers, header->id, header->name, header->value);
+    copy(&out->headers, header);
   }
   write_forwarded(exchange, settings, &out->headers);
   if (settings->edit_count) apply(exchange, out, settings->edits, settings->edit_count);

@@ -128,6 +128,22 @@ static void test_dates(void **state) {
   }
 }
 
+/* A value that was not checked never keeps the mark of the one that it replaces. */
+static void test_mark(void **state) {
+  (void)state;
+  struct arena arena;
+  struct headers headers;
+  arena_init(&arena, NULL, 0);
+  headers_init(&headers, &arena);
+  headers_add_checked(&headers, HEADER_SERVER, SPAN("Server"), SPAN("fine"));
+  headers_add(&headers, HEADER_ETAG, SPAN("ETag"), SPAN("unknown"));
+  assert_true(headers_find(&headers, HEADER_SERVER)->is_checked);
+  assert_false(headers_find(&headers, HEADER_ETAG)->is_checked);
+  headers_set(&headers, HEADER_SERVER, SPAN("Server"), SPAN("a\r\nb: c"));
+  assert_false(headers_find(&headers, HEADER_SERVER)->is_checked);
+  arena_free(&arena);
+}
+
 /* Every byte at every place of texts shorter and longer than the scan's step, beside bytes that the scan marks at first. */
 static void test_validity_everywhere(void **state) {
   (void)state;
@@ -183,7 +199,7 @@ static void test_messages(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_ids),     cmocka_unit_test(test_ids_everywhere), cmocka_unit_test(test_list), cmocka_unit_test(test_validity),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_ids),     cmocka_unit_test(test_ids_everywhere), cmocka_unit_test(test_list), cmocka_unit_test(test_validity), cmocka_unit_test(test_mark),
                                      cmocka_unit_test(test_validity_everywhere),
                                      cmocka_unit_test(test_cookies), cmocka_unit_test(test_dates), cmocka_unit_test(test_messages)};
   return cmocka_run_group_tests(tests, NULL, NULL);
