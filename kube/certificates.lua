@@ -21,11 +21,16 @@ local function check(self, secret, host)
   return known[host]
 end
 
+-- "error:0480006C:PEM routines::no start line" -> "no start line"
+local function plain(problem)
+  return (tostring(problem):gsub("error:%x+:[^:]*:[^:]*:", ""))
+end
+
 local function problem_of(self, secret)
   local data = secret.data
   if not data["tls.crt"] or not data["tls.key"] then return "has no " .. (data["tls.crt"] and "tls.key" or "tls.crt") end
   local result = check(self, secret, "")
-  if not result.is_valid then return "is not usable: " .. tostring(result.problem) end
+  if not result.is_valid then return "is not usable: " .. plain(result.problem) end
 end
 
 --- The usable version of a Secret.

@@ -69,6 +69,7 @@ local function report(self, folder, path, problem)
   local text = problem
   local line = problem:match("%.lua:(%d+):")
   if line then text = problem:gsub("^.-%.lua:%d+:%s*", "") end
+  if text:sub(1, #path + 2) == path .. ": " then text = text:sub(#path + 3) end
   if file and file.source then text = text .. " (the version before stays)" end
   self.findings:set(key, { { level = "error", file = path, line = tonumber(line), text = text } })
 end
