@@ -13,7 +13,12 @@ OUT_dev     := build/dev
 OUT_tsan    := build/tsan
 OUT_clang   := build/clang
 OUT         := $(OUT_$(VARIANT))
-FLAGS_release := -O2 -g
+# Link-time optimisation saves 8% of the user instructions of a small request. Tried without gain: llhttp at -O3, -fno-plt. llhttp's SSE4.2 code stays out:
+# it has no check at run time, and not every amd64 machine of Debian's baseline has it.
+ifneq ($(findstring Free Software Foundation,$(shell $(CC) --version 2>/dev/null)),)
+LTO_release := -flto=auto
+endif
+FLAGS_release := -O2 -g $(LTO_release)
 FLAGS_dev     := -O1 -g -Werror -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 FLAGS_tsan    := -O1 -g -Werror -fsanitize=thread -fno-omit-frame-pointer
 FLAGS_clang   := -O1 -g -Werror
@@ -51,6 +56,8 @@ build/.deps: Makefile
 	@missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	 if apt-cache show libllhttp-dev >/dev/null 2>&1; then l=libllhttp-dev; else l=node-llhttp; fi; \
 	 if ! dpkg -s libllhttp-dev >/dev/null 2>&1 && ! dpkg -s node-llhttp >/dev/null 2>&1; then missing="$$missing LLHTTP"; fi; \
+	 if [ -n "$$missing" ] && [ -n "$(SUDO)" ] && ! command -v sudo >/dev/null; then \
+	   echo "Packages are missing, and this user can install none (not root, no sudo). As root:"; echo "  apt-get install --no-install-recommends$${missing/LLHTTP/$$l}"; exit 1; fi; \
 	 if [ -n "$$missing" ]; then echo "installing:$$missing"; $(SUDO) apt-get update -qq || exit 1; \
 	   if apt-cache show libllhttp-dev >/dev/null 2>&1; then l=libllhttp-dev; else l=node-llhttp; fi; \
 	   DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $${missing/LLHTTP/$$l} >build/deps.log 2>&1 || { cat build/deps.log; exit 1; }; fi
@@ -73,13 +80,13 @@ units: $(UNIT_TESTS) $(FUZZ_REPLAY)
 
 $(OUT)/llhttp/%.o: /usr/share/llhttp/%.c
 	@mkdir -p $(@D)
-	@$(CC) -O2 -g -fPIC -DLLHTTP_STRICT_MODE=1 $(PC_CFLAGS) -c $< -o $@
+	@$(CC) -O2 -g $(LTO_$(VARIANT)) -fPIC -DLLHTTP_STRICT_MODE=1 $(PC_CFLAGS) -c $< -o $@
 $(OUT)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	@echo "  CC $(VARIANT) $<"
 	@$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
 $(OUT)/libmoongate.a: $(OBJECTS) $(LLHTTP_OBJECTS)
-	@rm -f $@; $(AR) rcs $@ $^
+	@rm -f $@; $(if $(LTO_$(VARIANT)),gcc-ar,$(AR)) rcs $@ $^
 $(OUT)/moongate: $(OUT)/obj/core/app/main.o $(OUT)/libmoongate.a
 	@$(CC) $(CFLAGS_ALL) -rdynamic $< -Wl,--whole-archive $(OUT)/libmoongate.a -Wl,--no-whole-archive $(LIBS) -o $@
 $(OUT)/lib/moongate/core.so: $(OUT)/libmoongate.a
@@ -111,7 +118,7 @@ churn: build ## 30 s of configuration changes under load
 bench: build ## CPU per request beside nginx and HAProxy
 	@bash tests/bench/run.sh
 lint: build/.deps ## clang-tidy and luacheck
-	@clang-tidy --quiet $(SOURCES) -- $(CFLAGS_ALL) 2>/dev/null; luacheck -q lua policies kube spec
+	@printf '%s\n' $(SOURCES) | xargs -P"$$(nproc)" -I{} clang-tidy --quiet --checks='-*,clang-analyzer-*,-clang-analyzer-security.insecureAPI.*' {} -- $(CFLAGS_ALL) 2>/dev/null; luacheck -q lua policies kube spec
 format: build/.deps ## clang-format in place
 	@clang-format -i $$(git ls-files '*.c' '*.h')
 
