@@ -143,3 +143,21 @@ def test_a_crash_names_exchange_step_and_policy(tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_broken_policy_is_named_once(tmp_path):
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p/x.lua").write_text('return { name = "x", annotations = { a = { type = "bool" } } }\n')
+    result = run("check", str(tmp_path / "manifests"), "--policies", str(tmp_path / "p"))
+    assert result.returncode == 1
+    assert result.stdout == f"error: {tmp_path}/p/x.lua: has a wrong specification in 'annotations': a: has the unknown type 'bool'\n"
+
+
+def test_sample_says_what_to_do_when_a_port_is_taken():
+    release_binary()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environment = {**os.environ, "HTTP_PORT": str(taken.getsockname()[1]), "HTTPS_PORT": "0", "HEALTHZ_PORT": "0"}
+        result = subprocess.run(["bash", "tests/sample/run.sh"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
+    assert result.returncode == 1 and "Address already in use" in result.stderr and "HTTP_PORT=" in result.stderr
+    assert "Try:" not in result.stdout

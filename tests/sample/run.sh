@@ -40,11 +40,16 @@ done
 "$moongate" --manifests "$work/manifests" --policies "$work/policies" --http-port "$http" --https-port "$https" --healthz-port "$healthz" "$@" &
 main=$!
 pids+=("$main")
-for _ in $(seq 200); do
-  curl -s -o /dev/null "http://127.0.0.1:$healthz/healthz" && break
-  kill -0 "$main" 2>/dev/null || exit 1
+is_up=
+for _ in $(seq 1200); do
   sleep 0.05
+  if ! kill -0 "$main" 2>/dev/null; then
+    echo "Moongate did not start. If a port is taken: HTTP_PORT=9080 HTTPS_PORT=9443 HEALTHZ_PORT=9254 make run" >&2
+    exit 1
+  fi
+  if curl -fs -o /dev/null "http://127.0.0.1:$healthz/healthz"; then is_up=1; break; fi
 done
+[ -n "$is_up" ] || { echo "Moongate is not ready after a minute" >&2; exit 1; }
 cat <<EOT
 
 Moongate serves $work/manifests (edit or add files there: changes are live at once).
