@@ -36,6 +36,16 @@ static void hide(struct headers *headers, struct span list) {
   while (span_next_item(&list, ',', &name)) headers_remove(headers, header_id_of(name), name);
 }
 
+/* An application's notes to its proxy tell clients of inner paths; nginx hides them too. Nothing here obeys them. */
+static void hide_notes(struct headers *headers) {
+  const struct span prefix = SPAN("x-accel-");
+  for (unsigned i = 0; i < headers->count; i++) {
+    const struct header *header = &headers->items[i];
+    if (header->removed || header->id != HEADER_OTHER || header->name.length <= prefix.length) continue;
+    if (span_equal_nocase(span_make(header->name.data, prefix.length), prefix)) headers_remove(headers, HEADER_OTHER, header->name);
+  }
+}
+
 void response_head_finish(struct exchange *exchange) {
   const struct settings *settings = exchange->worker->root ? exchange->worker->root->settings : NULL;
   struct headers *headers = &exchange->response->headers;
@@ -43,6 +53,7 @@ void response_head_finish(struct exchange *exchange) {
   exchange->was_edited = true;
   if (exchange->source == ANSWER_UPSTREAM) {
     if (!settings || !settings->allow_backend_server_header) headers_remove(headers, HEADER_SERVER, SPAN("server"));
+    hide_notes(headers);
     if (settings && settings->hide_headers.length) hide(headers, settings->hide_headers);
   }
   if (settings && settings->edit_count) apply(exchange, settings->edits, settings->edit_count);

@@ -259,3 +259,12 @@ def test_tls_garbage(through):
         with socket.create_connection(("127.0.0.1", proxy.https_port), 5) as raw, context.wrap_socket(raw, server_hostname=name) as client:
             client.sendall(request(headers="Connection: close\r\n"))
             assert client.recv(1000).startswith(b"HTTP/1.1 ")
+
+
+def test_notes_to_the_proxy_stay_inside(through):
+    def script(_, connection):
+        connection.read_head()
+        connection.send(OK.replace(b"\r\n\r\n", b"\r\nX-Accel-Redirect: /inner\r\nx-accel-buffering: no\r\nX-Accelerated: 1\r\n\r\n"))
+
+    answer = through(script).raw(request(headers="Connection: close\r\n"), half_close=False)
+    assert statuses(answer) == [200] and b"accel-" not in answer.lower() and b"X-Accelerated: 1\r\n" in answer
