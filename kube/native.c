@@ -216,7 +216,7 @@ static int native_raw(lua_State *L) {
 }
 
 static void push_item(lua_State *L, struct pack_reader *reader, unsigned depth) {
-  struct pack_item item;
+  struct pack_item item = {0}; /* the compiler does not know that luaL_error does not return */
   luaL_checkstack(L, 8, "decode");
   if (depth > ENCODE_MAX_DEPTH || !pack_next(reader, &item)) luaL_error(L, "decode: %s", reader->error ? reader->error : "nested too deeply");
   switch (item.type) {
