@@ -1,5 +1,6 @@
 /* Variables: the values of templates and log formats (route/template.h lists them) for one exchange. Everything is computed on demand; what needs memory takes it from
  * the given arena. Worker's thread. */
+#include <openssl/evp.h>
 #include <stdio.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,6 +36,19 @@ static struct span header_list(const struct headers *headers, struct span name, 
   while ((header = headers_next_name(headers, name, header)))
     list = arena_printf(arena, "%.*s, %.*s", (int)list.length, list.data, (int)header->value.length, header->value.data);
   return list;
+}
+
+/* The user of an Authorization field of the Basic scheme (RFC 7617), as nginx reads it for its log, checked or not. */
+static struct span basic_user(const struct exchange *exchange, struct arena *arena) {
+  struct span value = exchange->request ? headers_get(&exchange->request->headers, HEADER_AUTHORIZATION) : none;
+  if (value.length < 7 || value.length > 1024 || !span_equal_nocase(span_make(value.data, 6), SPAN("basic "))) return none;
+  struct span encoded = span_trim(span_skip(value, 6));
+  unsigned char *decoded = arena_alloc(arena, encoded.length + 1);
+  int length = EVP_DecodeBlock(decoded, (const unsigned char *)encoded.data, (int)encoded.length);
+  if (length <= 0) return none;
+  struct span pair = span_make((const char *)decoded, (size_t)length);
+  size_t colon = span_find(pair, ':');
+  return colon < pair.length ? span_make(pair.data, colon) : none;
 }
 
 /* "$http_x_name" came as "x-name"; a field may also really have been written with "_". */
@@ -173,7 +187,7 @@ struct span exchange_lookup(void *context, enum variable variable, struct span a
     case VARIABLE_REALIP_REMOTE_ADDR:
     case VARIABLE_CONNECTION:
     case VARIABLE_CONNECTION_REQUESTS: return connection_value(exchange, variable, arena);
-    case VARIABLE_REMOTE_USER: return exchange->remote_user;
+    case VARIABLE_REMOTE_USER: return exchange->remote_user.length ? exchange->remote_user : basic_user(exchange, arena);
     case VARIABLE_PROXY_PROTOCOL_ADDR: return proxy_address(exchange, arena);
     case VARIABLE_PROXY_PROTOCOL_PORT: return proxy_port(exchange, arena);
     case VARIABLE_TIME_LOCAL: return span_of(worker->time_local);

@@ -192,9 +192,10 @@ def test_client_address_from_the_proxy_protocol(moongate, echo):
 def test_access_log_tells_service_and_endpoint(moongate, echo):
     app = echo()
     proxy = moongate({"app.json": [service(), *slice_of([app.port])], "ingress.json": [ingress("echo", "foo.example")]})
-    proxy.request("/log/me", "foo.example")
+    proxy.request("/log/me", "foo.example", headers={"Authorization": "Basic YWxpY2U6c2VjcmV0"})
     line = wait_until(lambda: proxy.access.find(r'.*"GET /log/me HTTP/1\.1" 200 .*'), what="access log").group(0)
     assert f"[default-echoheaders-80] [] 127.0.0.1:{app.port}" in line
+    assert line.startswith("127.0.0.1 - alice [")
     assert len([one for one in app.requests() if "/log/me" in one]) == 1
 
 
