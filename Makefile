@@ -117,8 +117,10 @@ churn: build ## 30 s of configuration changes under load
 	@python3 tests/e2e/churn.py --binary build/moongate --seconds 30
 bench: build ## CPU per request beside nginx and HAProxy
 	@bash tests/bench/run.sh
+lint: export TIDY_FLAGS = -std=gnu17 $(WARNINGS) -Icore -I. -D_GNU_SOURCE -DMOONGATE_VERSION="" -DMOONGATE_PREFIX="" $(PC_CFLAGS)
 lint: build/.deps ## clang-tidy and luacheck
-	@printf '%s\n' $(SOURCES) | xargs -P"$$(nproc)" -I{} clang-tidy --quiet --checks='-*,clang-analyzer-*,-clang-analyzer-security.insecureAPI.*' {} -- $(CFLAGS_ALL) 2>/dev/null; luacheck -q lua policies kube spec
+	@printf '%s\0' $(SOURCES) | xargs -0 -P"$$(nproc)" -n4 sh -c 'out=$$(clang-tidy --quiet "$$@" -- $$TIDY_FLAGS 2>&1) || { echo "$$out"; exit 1; }' tidy
+	@luacheck -q lua policies kube spec
 format: build/.deps ## clang-format in place
 	@clang-format -i $$(git ls-files '*.c' '*.h')
 

@@ -46,12 +46,13 @@ run_check() {
   section "layering, sizes, format"
   one layering python3 tests/checks/layering.py
   one sizes python3 tests/checks/sizes.py
-  one luacheck luacheck -q --no-color lua policies kube spec
+  one lint make --no-print-directory lint
 }
 
 run_unit() {
   section "unit tests (ASan, UBSan)"
   build dev units || return
+  one state python3 tests/checks/state.py
   local test
   for test in build/dev/unit/test_*; do
     case $test in *.d) continue ;; esac

@@ -36,7 +36,8 @@ static unsigned long long sum(struct counters *const *counters, unsigned count, 
 static void put_process(struct buffer *out) {
   FILE *file = fopen("/proc/self/statm", "re");
   unsigned long long size = 0, resident = 0;
-  if (file && fscanf(file, "%llu %llu", &size, &resident) == 2) put(out, "moongate_resident_memory_bytes", "gauge", "Resident memory.", resident * (unsigned long long)sysconf(_SC_PAGESIZE));
+  if (file && fscanf(file, "%llu %llu", &size, &resident) == 2)
+    put(out, "moongate_resident_memory_bytes", "gauge", "Resident memory.", resident * (unsigned long long)sysconf(_SC_PAGESIZE));
   if (file) fclose(file);
 }
 

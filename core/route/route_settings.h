@@ -8,7 +8,8 @@
 #include "base/pack.h"
 #include "base/span.h"
 
-/* X(name, type, default, unit). Types: SECONDS (number, kept as milliseconds), BYTES, INTEGER, FLAG, TEXT (span; template text where said), ENUM by its table, RETRY (list of words -> bits). */
+/* X(name, type, default, unit). Types: SECONDS (number, kept as milliseconds), BYTES, INTEGER, FLAG,
+ * TEXT (span; template text where said), ENUM by its table, RETRY (list of words -> bits). */
 #define ROUTE_SETTINGS(X)                                              \
   X(connect_timeout, SECONDS, 5000, "seconds")                         \
   X(read_timeout, SECONDS, 60000, "seconds")                           \
@@ -40,7 +41,8 @@
   X(tracing_name, TEXT, 0, "")                                         \
   X(tracing_trust, FLAG, 1, "")
 
-enum route_setting_type { ROUTE_SETTING_SECONDS = 1, ROUTE_SETTING_BYTES, ROUTE_SETTING_INTEGER, ROUTE_SETTING_FLAG, ROUTE_SETTING_TEXT, ROUTE_SETTING_BALANCER, ROUTE_SETTING_RETRY };
+enum route_setting_type { ROUTE_SETTING_SECONDS = 1, ROUTE_SETTING_BYTES, ROUTE_SETTING_INTEGER, ROUTE_SETTING_FLAG, ROUTE_SETTING_TEXT,
+                          ROUTE_SETTING_BALANCER, ROUTE_SETTING_RETRY };
 
 enum retry_on {
   RETRY_ERROR = 1, RETRY_TIMEOUT = 2, RETRY_INVALID_HEADER = 4, RETRY_500 = 8, RETRY_502 = 16, RETRY_503 = 32, RETRY_504 = 64,

@@ -201,7 +201,8 @@ static int owners_open(lua_State *L) {
 }
 
 static int luaopen_owners(lua_State *L) {
-  static const luaL_Reg methods[] = {{"load", owner_load}, {"unload", owner_unload}, {"attach_host", owner_attach_host}, {"attach_route", owner_attach_route}, {"close", owner_close}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"load", owner_load}, {"unload", owner_unload}, {"attach_host", owner_attach_host}, {"attach_route", owner_attach_route},
+                                      {"close", owner_close}, {NULL, NULL}};
   if (luaL_newmetatable(L, "moongate.owner")) {
     lua_newtable(L);
     for (const luaL_Reg *f = methods; f->name; f++) {

@@ -1,4 +1,4 @@
-"""No source file over 800 lines; no tab-less Makefile surprises; no file of ours that names nothing at its top."""
+"""No source file over 800 lines, no tab, no line over 180 columns (tests: 220), no C file that does not say at its top what it is for."""
 import pathlib
 import subprocess
 import sys
@@ -15,7 +15,12 @@ for name in files:
         problems.append(f"{name}: {len(lines)} lines, more than {LIMIT}")
     if path.suffix in (".c", ".h") and lines and not lines[0].startswith("/*"):
         problems.append(f"{name}: does not open with a comment that says what it is for")
+    width = 220 if name.startswith(("tests/", "spec/")) else 180
     for number, line in enumerate(lines, 1):
+        if path.suffix != ".sh" and "\t" in line:
+            problems.append(f"{name}:{number}: a tab")
+        if path.suffix != ".sh" and len(line) > width:
+            problems.append(f"{name}:{number}: {len(line)} columns, more than {width}")
         if line.rstrip() != line:
             problems.append(f"{name}:{number}: space at the end of the line")
 print("\n".join(problems) or "sizes: clean")
