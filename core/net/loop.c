@@ -111,7 +111,8 @@ void loop_run_once(struct loop *loop, int timeout_ms) {
     return;
   }
   uv_update_time(&loop->uv);
-  uv_timer_start(&loop->turn_timer, on_turn_timer, (uint64_t)timeout_ms, 0);
+  /* Repeating: libuv runs timers before it polls, so one that is due by then would leave the poll without a bound. */
+  uv_timer_start(&loop->turn_timer, on_turn_timer, (uint64_t)timeout_ms, (uint64_t)timeout_ms);
   uv_run(&loop->uv, UV_RUN_ONCE);
   uv_timer_stop(&loop->turn_timer);
 }
