@@ -79,9 +79,10 @@ MEMBER(upstream_choose) {
   return 0;
 }
 
+/* A repeat on a stale pooled connection says nothing about the endpoint and does not count. */
 MEMBER(upstream_attempt) {
   (void)box;
-  lua_pushinteger(L, (lua_Integer)exchange->try_count + (exchange->phase == HOOK_BALANCER ? 1 : 0));
+  lua_pushinteger(L, (lua_Integer)(exchange->try_count - exchange->stale_tries) + (exchange->phase == HOOK_BALANCER ? 1 : 0));
   return 1;
 }
 

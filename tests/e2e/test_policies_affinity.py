@@ -7,6 +7,7 @@ import time
 
 import pytest
 from harness import Echo, ingress, service, slice_of, wait_until
+from origin import Origin
 from worlds import PREFIX, case, named, running
 
 STICKY = {"affinity": "cookie"}
@@ -233,3 +234,25 @@ def test_annotations_change_live(moongate, echo):
     wait_until(lambda: cookies(proxy.request("/", "s.example"))[0].startswith("OTHER="), what="the new name")
     proxy.write("ingress.json", [ingress("s", "s.example")])
     wait_until(lambda: not cookies(proxy.request("/", "s.example")), what="no cookie")
+
+
+def test_a_stale_connection_moves_no_session(moongate):
+    def script(name):
+        def play(_, connection):
+            connection.read_head()
+            connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Echo-Name: %s\r\n\r\n" % name)
+            connection.read_head()  # a second request on this connection gets no answer
+
+        return play
+
+    origins = [Origin(script(name)) for name in (b"one", b"two")]
+    proxy = moongate({"app.json": [service(), *slice_of([origin.port for origin in origins])],
+                      "ingress.json": [ingress("sticky", "sticky.example", annotations={PREFIX + "affinity": "cookie", PREFIX + "session-cookie-change-on-failure": "true"})]},
+                     workers=1)
+    first = proxy.request("/", "sticky.example")
+    cookie = first.header("set-cookie").split(";")[0]
+    for _ in range(12):
+        answer = proxy.request("/", "sticky.example", headers={"Cookie": cookie})
+        assert (answer.status, answer.header("x-echo-name"), answer.header("set-cookie")) == (200, first.header("x-echo-name"), None)
+    for origin in origins:
+        origin.close()
