@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Many hosts: how long a start takes, what memory it holds, and how soon one changed Ingress is served, with a file for each Ingress and with one file of them all.
+
+Not a test of CI's every run: it measures, and fails where a change takes longer than --limit at p99. The time counts from the end of the rename.
+"""
+import argparse
+import json
+import os
+import pathlib
+import random
+import socket
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+SERVICES = 20
+
+
+def document(harness, number, version):
+    return harness.ingress(f"app-{number}", f"host-{number}.example", "/", f"echo-{number % SERVICES}",
+                           annotations={"nginx.ingress.kubernetes.io/permanent-redirect": f"/v/{version}"})
+
+
+class Files:
+    """Each Ingress in a file of its own."""
+
+    name = "files"
+
+    def __init__(self, harness, count):
+        self.harness, self.count = harness, count
+
+    def manifests(self):
+        return {f"host-{n}.json": json.dumps(document(self.harness, n, 0)) for n in range(self.count)}
+
+    def text(self, number, version):
+        return f"host-{number}.json", json.dumps(document(self.harness, number, version))
+
+
+class OneFile:
+    """All Ingresses in one YAML file."""
+
+    name = "one file"
+
+    def __init__(self, harness, count):
+        self.harness = harness
+        self.documents = [self.yaml(n, 0) for n in range(count)]
+
+    def yaml(self, number, version):
+        return ("apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n"
+                f"  name: app-{number}\n  namespace: default\n  annotations:\n    nginx.ingress.kubernetes.io/permanent-redirect: /v/{version}\n"
+                f"spec:\n  ingressClassName: nginx\n  rules:\n    - host: host-{number}.example\n      http:\n        paths:\n"
+                f"          - path: /\n            pathType: Prefix\n            backend:\n              service:\n                name: echo-{number % SERVICES}\n"
+                "                port:\n                  number: 80\n")
+
+    def manifests(self):
+        return {"all.yaml": "---\n".join(self.documents)}
+
+    def text(self, number, version):
+        self.documents[number] = self.yaml(number, version)
+        return "all.yaml", "---\n".join(self.documents)
+
+
+class Client:
+    """One kept connection."""
+
+    def __init__(self, port):
+        self.port, self.connection = port, socket.create_connection(("127.0.0.1", port), 10)
+
+    def ask(self, host):
+        self.connection.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        data = b""
+        while b"\r\n\r\n" not in data:
+            part = self.connection.recv(65536)
+            if not part:  # closed after its number of requests
+                self.connection.close()
+                self.connection = socket.create_connection(("127.0.0.1", self.port), 10)
+                return self.ask(host)
+            data += part
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
+        while len(body) < length:
+            body += self.connection.recv(65536)
+        return head + b"\r\n"
+
+
+def percentile(values, share):
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def age(pid):
+    """Seconds since a process began."""
+    ticks = int(pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def measure(harness, layout, arguments):
+    services = [item for n in range(SERVICES) for item in (harness.service(f"echo-{n}"), *harness.slice_of([9], f"echo-{n}"))]
+    proxy = harness.Moongate({"services.json": services, **layout.manifests()}, workers=arguments.workers, expect_errors=[".*"])
+    try:
+        client = Client(proxy.http_port)
+        while b"/v/0\r\n" not in client.ask(f"host-{arguments.hosts - 1}.example"):
+            time.sleep(0.002)
+        start = age(proxy.process.pid)
+        at_start = proxy.metric("moongate_resident_memory_bytes")
+        generator, latencies, lost = random.Random(arguments.hosts), [], 0
+        for version in range(1, arguments.changes + 1):
+            number = generator.randrange(arguments.hosts)
+            name, text = layout.text(number, version)
+            part = proxy.manifests / f".{name}.part"
+            part.write_text(text)
+            wanted, host = f"/v/{version}\r\n".encode(), f"host-{number}.example"
+            part.rename(proxy.manifests / name)
+            changed = time.monotonic()
+            while wanted not in client.ask(host):
+                if time.monotonic() - changed > 5:
+                    lost += 1
+                    break
+                time.sleep(0.0005)
+            latencies.append((time.monotonic() - changed) * 1000)
+        after = proxy.metric("moongate_resident_memory_bytes")
+    finally:
+        proxy.process.terminate()
+        code = proxy.process.wait(30)
+    p50, p99 = percentile(latencies, 0.5), percentile(latencies, 0.99)
+    holds = p99 <= arguments.limit and not lost and code == 0
+    print(f"{'ok      ' if holds else 'BROKEN  '}{arguments.hosts} Ingresses, {layout.name}: start {start:.2f} s, {at_start >> 20} MiB, after {arguments.changes} changes "
+          f"{after >> 20} MiB; a change is served in p50 {p50:.1f} ms, p99 {p99:.1f} ms, at most {max(latencies):.1f} ms; {lost} lost", flush=True)
+    return holds
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--binary", required=True)
+    parser.add_argument("--hosts", type=int, default=10000)
+    parser.add_argument("--changes", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--limit", type=float, default=20, help="ms that a change may take at p99")
+    arguments = parser.parse_args()
+    os.environ["MOONGATE_BINARY"] = str(pathlib.Path(arguments.binary).resolve())
+    import harness
+
+    results = [measure(harness, layout(harness, arguments.hosts), arguments) for layout in (Files, OneFile)]
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
