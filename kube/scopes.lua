@@ -11,6 +11,7 @@ function scopes.new(short)
     names = {},     -- annotations of that scope, as the live policies declare them
     setters = {},   -- upstream name -> { [Ingress id] = Ingress that sets one of them }
     merged = {},    -- upstream name -> annotation -> value
+    touched = {},   -- upstream name -> true: to be merged again
   }, scopes)
 end
 
@@ -45,13 +46,14 @@ local function sets_one(self, ingress)
   return false
 end
 
+--- Without sorting: one upstream may be the target of all Ingresses there are.
 local function merge(self, upstream)
-  local list, values = {}, {}
-  for _, ingress in pairs(self.setters[upstream] or {}) do list[#list + 1] = ingress end
-  table.sort(list, model.is_older)
-  for _, ingress in ipairs(list) do
+  local values, from = {}, {}
+  for _, ingress in pairs(self.setters[upstream] or {}) do
     for name, value in pairs(self.short(ingress)) do
-      if self.names[name] and values[name] == nil and value:find("%S") then values[name] = value end
+      if self.names[name] and value:find("%S") and (not from[name] or model.is_older(ingress, from[name])) then
+        values[name], from[name] = value, ingress
+      end
     end
   end
   return next(values) and values or nil
@@ -68,24 +70,40 @@ local function same(a, b)
   return true
 end
 
---- An Ingress takes the place of its version before (either may be nil). Calls `changed(upstream)` where the shared values are others now.
-function scopes:place(id, before, after, changed)
-  local touched = {}
-  if before and sets_one(self, before) then
-    for name in pairs(upstreams_of(before)) do
-      touched[name] = true
-      if self.setters[name] then self.setters[name][id] = nil end
+--- Do two versions of an Ingress say the same, as far as upstreams are concerned?
+local function says_same(self, before, after)
+  if before.created ~= after.created then return false end
+  local old, new = self.short(before), self.short(after)
+  for name in pairs(self.names) do
+    if old[name] ~= new[name] then return false end
+  end
+  return true
+end
+
+--- An Ingress takes the place of its version before (either may be nil). What that means is worked out by `settle`.
+function scopes:place(id, before, after)
+  local old = before and sets_one(self, before) and upstreams_of(before) or {}
+  local new = after and sets_one(self, after) and upstreams_of(after) or {}
+  local is_same = before and after and says_same(self, before, after)
+  for name in pairs(old) do
+    if not (is_same and new[name]) then self.touched[name] = true end
+    local setters = self.setters[name]
+    if setters and not new[name] then
+      setters[id] = nil
+      if next(setters) == nil then self.setters[name] = nil end
     end
   end
-  if after and sets_one(self, after) then
-    for name in pairs(upstreams_of(after)) do
-      touched[name] = true
-      self.setters[name] = self.setters[name] or {}
-      self.setters[name][id] = after
-    end
+  for name in pairs(new) do
+    if not (is_same and old[name]) then self.touched[name] = true end
+    self.setters[name] = self.setters[name] or {}
+    self.setters[name][id] = after
   end
-  for name in pairs(touched) do
-    if self.setters[name] and next(self.setters[name]) == nil then self.setters[name] = nil end
+end
+
+--- Once for all Ingresses that were placed: calls `changed(upstream)` where the shared values are others now.
+function scopes:settle(changed)
+  for name in pairs(self.touched) do
+    self.touched[name] = nil
     local values = merge(self, name)
     if not same(values, self.merged[name]) then
       self.merged[name] = values
@@ -101,7 +119,8 @@ function scopes:declare(names, placed, changed)
   self.names, self.setters = names, {}
   local before = self.merged
   self.merged = {}
-  for id, ingress in pairs(placed) do self:place(id, nil, ingress, function() end) end
+  for id, ingress in pairs(placed) do self:place(id, nil, ingress) end
+  self:settle(function() end)
   for name in pairs(before) do
     if not same(before[name], self.merged[name]) then changed(name) end
   end

@@ -159,7 +159,7 @@ function sync:place_ingress(id, ingress)
   self.placed = self.placed or {}
   if before == ingress then return end
   self.placed[id] = ingress
-  self.scopes:place(id, before, ingress, function(name) self:touch_sharers(name) end)
+  self.scopes:place(id, before, ingress)
   local old, new = before and model.hosts_of(before) or {}, ingress and model.hosts_of(ingress) or {}
   for host in pairs(old) do
     if not new[host] then world.remove(self.world.ingresses, host, id) end
@@ -528,6 +528,7 @@ function sync:flush()
   end
   if not self.is_ready then self:send("policies", "policies", self.policies.set.key) end
   for _ = 1, 4 do -- a refusal makes hosts dirty again
+    self.scopes:settle(function(name) self:touch_sharers(name) end)
     local hosts = take(self.dirty.hosts)
     if #hosts == 0 then break end
     local at_once = self.is_ready and MAX_AT_ONCE or #hosts
@@ -711,7 +712,7 @@ function sync:work(seconds)
     pass.todo[host] = nil
     pass.built[host] = self:build(host, pass.set)
   end
-  return self.pass ~= nil or self.queue[self.queue_head] ~= nil
+  return self.pass ~= nil or self.queue[self.queue_head] ~= nil or next(self.dirty.hosts) ~= nil
 end
 
 -- ---- check ----

@@ -248,6 +248,18 @@ describe("values of an upstream", function()
       ["b.yaml"] = one("b", 2, nil, { { "/", service = "other" } }) } }
     assert.equal("upsert host a.test", count(run.change("a.yaml", one("a", 1, { ["load-balance"] = "ewma" }))))
   end)
+
+  it("reach all sharers when a policy that declares such a value comes", function()
+    local run = kube.start { policies = {}, files = { ["s.yaml"] = WEB, ["a.yaml"] = one("a", 1, { badge = "gold" }), ["b.yaml"] = one("b", 2) } }
+    local seen = run.change_policy("badge.lua", [[
+local policy = { name = "badge", summary = "x", annotations = { badge = { type = "string", scope = "upstream", doc = "x" } } }
+function policy.attach(_, annotations) return annotations.badge and { badge = annotations.badge } end
+function policy.access() end
+return policy
+]])
+    assert.is_truthy(seen["upsert host a.test"])
+    assert.is_truthy(seen["upsert host b.test"])
+  end)
 end)
 
 describe("check", function()
