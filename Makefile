@@ -5,6 +5,7 @@ MAKEFLAGS += --no-builtin-rules
 
 PREFIX ?= /usr/local
 VARIANT ?= release
+CLANG_TIDY ?= clang-tidy
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # ---- variants: release, dev (ASan+UBSan, warnings are errors), tsan -------------------------------------------------------------
@@ -119,7 +120,7 @@ bench: build ## CPU per request beside nginx and HAProxy
 	@bash tests/bench/run.sh
 lint: export TIDY_FLAGS = -std=gnu17 $(WARNINGS) -Icore -I. -D_GNU_SOURCE -DMOONGATE_VERSION="" -DMOONGATE_PREFIX="" $(PC_CFLAGS)
 lint: build/.deps ## clang-tidy and luacheck
-	@printf '%s\0' $(SOURCES) | xargs -0 -P"$$(nproc)" -n4 sh -c 'out=$$(clang-tidy --quiet "$$@" -- $$TIDY_FLAGS 2>&1) || { echo "$$out"; exit 1; }' tidy
+	@printf '%s\0' $(SOURCES) | xargs -0 -P"$$(nproc)" -n4 sh -c 'out=$$($(CLANG_TIDY) --quiet "$$@" -- $$TIDY_FLAGS 2>&1) || { echo "$$out"; exit 1; }' tidy
 	@luacheck -q lua policies kube spec
 format: build/.deps ## clang-format in place
 	@clang-format -i $$(git ls-files '*.c' '*.h')
