@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "base/counters.h"
 #include "base/error.h"
 #include "base/limits.h"
 #include "http/codec_side.h"
@@ -297,6 +298,8 @@ static bool read_head(struct h1_client *client, const char *data, size_t length,
   }
 }
 
+static void count_drain(const struct h1_client *client) { counter_add(client->loop->counters, COUNTER_LIMIT_DRAIN_BYTES, 1); }
+
 static bool read_body(struct h1_client *client, const char *data, size_t length, size_t *taken) {
   struct span piece = {NULL, 0};
   if (client->stream.paused) return false;
@@ -309,6 +312,7 @@ static bool read_body(struct h1_client *client, const char *data, size_t length,
   }
   if (client->is_discarding) {
     if (*taken > client->drop_left) {
+      count_drain(client);
       give_up_request(client);
       return true;
     }
@@ -326,6 +330,7 @@ static bool read_drain(struct h1_client *client, const char *data, size_t length
   struct span piece;
   enum h1_event event = h1_parse_body(&client->parse, data, length, taken, &piece);
   if (event == H1_EVENT_BAD || *taken > client->drop_left) {
+    if (event != H1_EVENT_BAD) count_drain(client);
     close_gracefully(client);
     return true;
   }
@@ -573,6 +578,7 @@ static void finish(struct codec_stream *stream) {
     else
       close_now(client);
   } else if (client->closes || reading == READING_DROPPED || is_body_too_much(client)) {
+    if (is_body_too_much(client)) count_drain(client);
     close_gracefully(client);
   } else if (reading == READING_BODY) {
     client->reading = READING_DRAIN;

@@ -78,10 +78,12 @@ static void on_request(void *owner, struct codec_stream *stream) {
   exchange_run(exchange);
 }
 
-static enum counter limit_of(int status) {
+/* Two limits share a status with another cause; head_check's reason tells them apart. */
+static enum counter limit_of(int status, struct span why) {
   switch (status) {
+    case 400: return span_equal(why, SPAN("field name too long")) ? COUNTER_LIMIT_HEADER_NAME_BYTES : COUNTER_COUNT;
     case 414: return COUNTER_LIMIT_REQUEST_LINE_BYTES;
-    case 431: return COUNTER_LIMIT_HEAD_BYTES;
+    case 431: return span_equal(why, SPAN("too many fields")) ? COUNTER_LIMIT_HEADER_FIELDS : COUNTER_LIMIT_HEAD_BYTES;
     default: return COUNTER_COUNT;
   }
 }
@@ -89,7 +91,8 @@ static enum counter limit_of(int status) {
 static void on_bad_request(void *owner, struct codec_stream *stream, int status, const char *why) {
   struct client *client = client_of(owner);
   struct exchange *exchange = take_fresh(client, stream);
-  if (limit_of(status) != COUNTER_COUNT) counter_add(client->worker->options.counters, limit_of(status), 1);
+  enum counter limit = limit_of(status, span_of(why));
+  if (limit != COUNTER_COUNT) counter_add(client->worker->options.counters, limit, 1);
   exchange->request_ended = true;
   exchange->reply_closes = true;
   (void)reply_error(exchange, status, span_of(why));

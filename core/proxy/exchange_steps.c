@@ -107,6 +107,7 @@ static enum step_result step_match(struct exchange *exchange) {
   if (exchange->host && exchange->host->is_redirect) return reply_default(exchange);
   if (exchange->owner) {
     struct route_match match = router_match(exchange->owner, exchange->uri.path);
+    if (match.limited) counter_add(exchange->worker->options.counters, COUNTER_LIMIT_REGEX_MATCH, 1);
     exchange->route = match.route;
     exchange->captures = match.captures;
     if (exchange->route) note_route(exchange);

@@ -5,6 +5,7 @@
 
 #include "http/cookie.h"
 #include "net/link.h"
+#include "proxy/worker.h"
 #include "script/exchange_members.h"
 
 #define MEMBER(name) int member_##name(lua_State *L, struct exchange *exchange, struct object_box *box)
@@ -170,7 +171,10 @@ MEMBER(request_set_path) {
   static const char function[] = "exchange.request:set_path";
   struct span path = check_span(L, 2, function, "path");
   if (path.length == 0 || path.data[0] != '/') return luaL_error(L, "%s: the path does not begin with '/'", function);
-  if (path.length > LIMIT_REWRITE_BYTES) return luaL_error(L, "%s: the path is longer than %d bytes", function, (int)LIMIT_REWRITE_BYTES);
+  if (path.length > LIMIT_REWRITE_BYTES) {
+    counter_add(exchange->worker->options.counters, COUNTER_LIMIT_REWRITE_BYTES, 1);
+    return luaL_error(L, "%s: the path is longer than %d bytes", function, (int)LIMIT_REWRITE_BYTES);
+  }
   if (memchr(path.data, '\0', path.length)) return luaL_error(L, "%s: the path has a NUL", function);
   exchange_set_path(exchange, path);
   return 0;
@@ -184,7 +188,10 @@ MEMBER(request_set_query) {
     return 0;
   }
   struct span query = check_span(L, 2, function, "query");
-  if (query.length > LIMIT_REWRITE_BYTES) return luaL_error(L, "%s: the query is longer than %d bytes", function, (int)LIMIT_REWRITE_BYTES);
+  if (query.length > LIMIT_REWRITE_BYTES) {
+    counter_add(exchange->worker->options.counters, COUNTER_LIMIT_REWRITE_BYTES, 1);
+    return luaL_error(L, "%s: the query is longer than %d bytes", function, (int)LIMIT_REWRITE_BYTES);
+  }
   for (size_t i = 0; i < query.length; i++) {
     unsigned char c = (unsigned char)query.data[i];
     if (c <= 0x20 || c == 0x7f || c == '#') return luaL_error(L, "%s: the query has a byte that must be escaped", function);
