@@ -208,7 +208,7 @@ bool link_tls_start(struct link *link) { return shake_hands(link->tls); }
 
 /* ---- records */
 
-/* SSL_read has nothing more for now: why. */
+/* SSL_read gave nothing more: `reason` tells whether the peer ended, more must arrive, or the connection broke. */
 static void reading_stopped(struct link_tls *tls, int reason) {
   if (reason == SSL_ERROR_ZERO_RETURN) {
     tls->is_peer_shut = true;
