@@ -6,6 +6,8 @@ MAKEFLAGS += --no-builtin-rules
 PREFIX ?= /usr/local
 VARIANT ?= release
 CLANG_TIDY ?= clang-tidy
+# One version on both Debians: another one sets other lines.
+CLANG_FORMAT ?= clang-format-19
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # ---- variants: release, dev (ASan+UBSan, warnings are errors), tsan -------------------------------------------------------------
@@ -51,7 +53,7 @@ help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 APT_PACKAGES := gcc make pkg-config git libc6-dev libuv1-dev libssl-dev libluajit-5.1-dev luajit lua-cjson lua-busted lua-check libcmocka-dev \
-  libpcre2-dev libc-ares-dev libyaml-dev clang clang-tidy clang-format python3 python3-pytest python3-yaml openssl curl ca-certificates procps
+  libpcre2-dev libc-ares-dev libyaml-dev clang clang-tidy clang-format-19 python3 python3-pytest python3-yaml openssl curl ca-certificates procps
 build/.deps: Makefile
 	@mkdir -p build
 	@missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
@@ -123,7 +125,9 @@ lint: build/.deps ## clang-tidy and luacheck
 	@printf '%s\0' $(SOURCES) | xargs -0 -P"$$(nproc)" -n4 sh -c 'out=$$($(CLANG_TIDY) --quiet "$$@" -- $$TIDY_FLAGS 2>&1) || { echo "$$out"; exit 1; }' tidy
 	@luacheck -q lua policies kube spec
 format: build/.deps ## clang-format in place
-	@clang-format -i $$(git ls-files '*.c' '*.h')
+	@$(CLANG_FORMAT) -i $$(git ls-files '*.c' '*.h')
+format-check: build/.deps ## says which C files `make format` would change
+	@$(CLANG_FORMAT) --dry-run --Werror $$(git ls-files '*.c' '*.h')
 
 install: build ## to $(PREFIX)
 	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/moongate

@@ -129,10 +129,8 @@ static void encode(lua_State *L, int index, struct buffer *out, unsigned depth) 
       break;
     case LUA_TNUMBER:
       number = lua_tonumber(L, index);
-      if (number == floor(number) && fabs(number) < 9e15)
-        pack_put_integer(out, (int64_t)number);
-      else
-        pack_put_number(out, number);
+      if (number == floor(number) && fabs(number) < 9e15) pack_put_integer(out, (int64_t)number);
+      else pack_put_number(out, number);
       break;
     case LUA_TSTRING:
       text = lua_tolstring(L, index, &length);
@@ -532,10 +530,8 @@ static int native_log(lua_State *L) {
   static const char *const names[] = {"debug", "info", "notice", "warn", "error", NULL};
   int level = luaL_checkoption(L, 1, "info", names);
   const char *message = luaL_checkstring(L, 2), *detail = luaL_optstring(L, 3, NULL);
-  if (log && detail)
-    log_write(log, (enum log_level)level, message, "detail=%s", detail);
-  else if (log)
-    log_write(log, (enum log_level)level, message, NULL);
+  if (log && detail) log_write(log, (enum log_level)level, message, "detail=%s", detail);
+  else if (log) log_write(log, (enum log_level)level, message, NULL);
   return 0;
 }
 

@@ -254,12 +254,9 @@ static int start(struct sync *sync, const char *const *paths, unsigned count, ch
     lua_pushstring(L, paths[i]);
     lua_rawseti(L, -2, (int)i + 1);
   }
-  if (lua_pcall(L, 2, 2, 1))
-    snprintf(error, error_size, "%s", lua_tostring(L, -1));
-  else if (lua_isnil(L, -2))
-    snprintf(error, error_size, "%s", lua_tostring(L, -1));
-  else
-    return 0;
+  if (lua_pcall(L, 2, 2, 1)) snprintf(error, error_size, "%s", lua_tostring(L, -1));
+  else if (lua_isnil(L, -2)) snprintf(error, error_size, "%s", lua_tostring(L, -1));
+  else return 0;
   return -1;
 }
 

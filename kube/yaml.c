@@ -63,14 +63,10 @@ static bool parse_number(const char *text, size_t length, double *number) {
   }
   int base = 10;
   const char *start = digits;
-  if (digits[0] == '0' && digits[1] == 'b')
-    base = 2, start = digits + 2;
-  else if (digits[0] == '0' && digits[1] == 'x')
-    base = 16, start = digits + 2;
-  else if (digits[0] == '0' && digits[1] == 'o')
-    base = 8, start = digits + 2;
-  else if (digits[0] == '0' && digits[1] != 0)
-    base = 8;
+  if (digits[0] == '0' && digits[1] == 'b') base = 2, start = digits + 2;
+  else if (digits[0] == '0' && digits[1] == 'x') base = 16, start = digits + 2;
+  else if (digits[0] == '0' && digits[1] == 'o') base = 8, start = digits + 2;
+  else if (digits[0] == '0' && digits[1] != 0) base = 8;
   char *end;
   if (start[0] != 0 && strspn(start, base == 16 ? "0123456789abcdefABCDEF" : base == 8 ? "01234567" : base == 2 ? "01" : "0123456789") == strlen(start)) {
     errno = 0;
@@ -109,18 +105,12 @@ static void push_scalar(lua_State *L, const yaml_event_t *event) {
   bool is_plain = event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && event->data.scalar.plain_implicit;
   if (tag) is_plain = strcmp(tag, YAML_INT_TAG) == 0 || strcmp(tag, YAML_FLOAT_TAG) == 0 || strcmp(tag, YAML_BOOL_TAG) == 0 || strcmp(tag, YAML_NULL_TAG) == 0;
   double number;
-  if (!is_plain || strlen(text) != length)
-    lua_pushlstring(L, text, length);
-  else if (is_one_of(text, nulls))
-    lua_pushlightuserdata(L, NULL);
-  else if (is_one_of(text, yes))
-    lua_pushboolean(L, 1);
-  else if (is_one_of(text, no))
-    lua_pushboolean(L, 0);
-  else if (parse_number(text, length, &number))
-    lua_pushnumber(L, number);
-  else
-    lua_pushlstring(L, text, length);
+  if (!is_plain || strlen(text) != length) lua_pushlstring(L, text, length);
+  else if (is_one_of(text, nulls)) lua_pushlightuserdata(L, NULL);
+  else if (is_one_of(text, yes)) lua_pushboolean(L, 1);
+  else if (is_one_of(text, no)) lua_pushboolean(L, 0);
+  else if (parse_number(text, length, &number)) lua_pushnumber(L, number);
+  else lua_pushlstring(L, text, length);
 }
 
 /* Remembers the value on top of the stack under an anchor. */
@@ -257,8 +247,7 @@ static bool is_blank(struct span text) {
   bool is_line_start = true;
   for (size_t i = 0; i < text.length; i++) {
     char c = text.data[i];
-    if (c == '\n')
-      is_line_start = true;
+    if (c == '\n') is_line_start = true;
     else if (c == '#' || (is_line_start && c == '%') ||
              (is_line_start && text.length - i >= 3 && (memcmp(text.data + i, "---", 3) == 0 || memcmp(text.data + i, "...", 3) == 0))) {
       size_t skip = c == '-' || c == '.' ? 3 : 0;
@@ -268,10 +257,8 @@ static bool is_blank(struct span text) {
         continue;
       }
       while (i + 1 < text.length && text.data[i + 1] != '\n') i++;
-    } else if (c == ' ' || c == '\t' || c == '\r')
-      is_line_start = false;
-    else
-      return false;
+    } else if (c == ' ' || c == '\t' || c == '\r') is_line_start = false;
+    else return false;
   }
   return true;
 }
@@ -297,8 +284,7 @@ enum yaml_result yaml_read(lua_State *L, struct span text, unsigned *line) {
       yaml_event_delete(&event);
       break;
     }
-    if (type == YAML_DOCUMENT_START_EVENT && has_value)
-      is_good = fail(&reader, &event.start_mark, "text after the end of the document");
+    if (type == YAML_DOCUMENT_START_EVENT && has_value) is_good = fail(&reader, &event.start_mark, "text after the end of the document");
     else if (type != YAML_STREAM_START_EVENT && type != YAML_DOCUMENT_START_EVENT && type != YAML_DOCUMENT_END_EVENT) {
       *line = (unsigned)event.start_mark.line + 1;
       is_good = read_node(&reader, &event, 0);

@@ -46,6 +46,7 @@ run_check() {
   section "layering, sizes, format"
   one layering python3 tests/checks/layering.py
   one sizes python3 tests/checks/sizes.py
+  one format make --no-print-directory format-check
   one lint make --no-print-directory lint
 }
 

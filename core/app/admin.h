@@ -16,7 +16,7 @@ struct admin_options {
   struct counters *const *counters; /* one block per worker */
   struct worker *const *workers;
   unsigned count;
-  _Atomic bool *is_ready;           /* false: /healthz answers 500 */
+  _Atomic bool *is_ready; /* false: /healthz answers 500 */
   struct log *log;
 };
 

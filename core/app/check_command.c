@@ -17,8 +17,9 @@ static void print_line(void *context, const char *level, struct span text) {
 }
 
 int check_command_main(int argc, char **argv) {
-  static const char usage[] = "usage: moongate check PATH... [--policies DIR] [--configmap NAMESPACE/NAME] [flags of run that say which objects count]\n"
-                              "  PATH is a manifest or a directory of them. Status: 0 nothing is refused, 1 something is, 2 the check did not run.\n";
+  static const char usage[] =
+      "usage: moongate check PATH... [--policies DIR] [--configmap NAMESPACE/NAME] [flags of run that say which objects count]\n"
+      "  PATH is a manifest or a directory of them. Status: 0 nothing is refused, 1 something is, 2 the check did not run.\n";
   struct option_paths paths = {0};
   struct options options;
   char error[512];
@@ -43,7 +44,8 @@ int check_command_main(int argc, char **argv) {
   char script_path[4096];
   snprintf(script_path, sizeof script_path, "%s/lua", home);
   struct log log = {.thread = "check"};
-  struct sync_thread_options joined = {.options = &options, .home = home, .script_path = script_path, .guest_memory = 32u << 20, .log = &log, .own_ports = {80, 443, 10254}};
+  struct sync_thread_options joined = {
+      .options = &options, .home = home, .script_path = script_path, .guest_memory = 32u << 20, .log = &log, .own_ports = {80, 443, 10254}};
   unsigned counts[4] = {0};
   int refused = sync_thread_check(&joined, paths.items, paths.count, print_line, counts, error, sizeof error);
   if (refused < 0) {

@@ -91,8 +91,8 @@ static void handle(void *context, struct service_call *call) {
   struct span path = call->uri.path;
   unsigned long long number;
   if (echo->log_requests)
-    printf("%.*s %.*s name=%s\n", (int)call->request->method.length, call->request->method.data, (int)call->request->target.length,
-           call->request->target.data, echo->name);
+    printf("%.*s %.*s name=%s\n", (int)call->request->method.length, call->request->method.data, (int)call->request->target.length, call->request->target.data,
+           echo->name);
   if (span_equal_nocase(call->request->upgrade, SPAN("websocket"))) websocket_echo(call);
   else if (span_equal(path, SPAN("/healthz"))) service_reply(call, 200, "text/plain", SPAN("ok\n"));
   else if (path_number(path, SPAN("/status/"), 599, &number) && number >= 200) {

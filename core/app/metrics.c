@@ -49,7 +49,8 @@ void metrics_write(struct buffer *out, struct counters *const *counters, unsigne
     const _Atomic uint64_t *value = (const _Atomic uint64_t *)((const char *)gauges + gauges_table[i].offset);
     put(out, gauges_table[i].name, "gauge", gauges_table[i].help, atomic_load_explicit(value, memory_order_relaxed));
   }
-  put(out, "moongate_exchanges", "gauge", "Exchanges in progress.", difference(sum(counters, count, COUNTER_REQUESTS), sum(counters, count, COUNTER_EXCHANGES_ENDED)));
+  put(out, "moongate_exchanges", "gauge", "Exchanges in progress.",
+      difference(sum(counters, count, COUNTER_REQUESTS), sum(counters, count, COUNTER_EXCHANGES_ENDED)));
   put(out, "moongate_connections", "gauge", "Client connections.",
       difference(sum(counters, count, COUNTER_CONNECTIONS_ACCEPTED), sum(counters, count, COUNTER_CONNECTIONS_CLOSED)));
   put(out, "moongate_tunnels", "gauge", "Tunnels.", difference(sum(counters, count, COUNTER_TUNNELS_OPENED), sum(counters, count, COUNTER_TUNNELS_CLOSED)));

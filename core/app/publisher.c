@@ -35,7 +35,7 @@ struct message {
 
 struct given_back {
   struct given_back *next;
-  struct snapshot *root;  /* NULL: one unit is done */
+  struct snapshot *root; /* NULL: one unit is done */
   unsigned count;
   struct unit *units[];
 };
@@ -44,7 +44,7 @@ struct given_back {
 struct external {
   struct publisher *publisher;
   char *upstream, *name;
-  struct span body;            /* copied: namespace, service, port */
+  struct span body; /* copied: namespace, service, port */
   uint16_t port;
   uint64_t due_ms;
   const struct upstream *resolved; /* what its last answer made; NULL: none yet */
@@ -66,7 +66,7 @@ struct publisher {
   bool is_started, gather_is_armed, is_dirty;
   _Atomic bool is_stopping;
 
-  pthread_mutex_t lock;        /* guards the two queues and `first_done` */
+  pthread_mutex_t lock; /* guards the two queues and `first_done` */
   pthread_cond_t room, first;
   struct message *messages, **messages_end;
   size_t queued;
@@ -100,8 +100,7 @@ static void certificate_unit_release(struct unit *unit) {
 }
 
 static struct unit *certificate_unit_new(struct span body, char *error, size_t size) {
-  struct certificate *certificate =
-      certificate_new(pack_get_string(body, "certificate", SPAN("")), pack_get_string(body, "key", SPAN("")), error, size);
+  struct certificate *certificate = certificate_new(pack_get_string(body, "certificate", SPAN("")), pack_get_string(body, "key", SPAN("")), error, size);
   if (!certificate) return NULL;
   struct certificate_unit *self = calloc(1, sizeof *self);
   must(self);
@@ -113,9 +112,7 @@ static struct unit *certificate_unit_new(struct span body, char *error, size_t s
   return &self->unit;
 }
 
-static struct upstream_ref resolve_upstream(void *context, struct span name) {
-  return snapshot_upstream_slot(((struct publisher *)context)->builder, name);
-}
+static struct upstream_ref resolve_upstream(void *context, struct span name) { return snapshot_upstream_slot(((struct publisher *)context)->builder, name); }
 static uint32_t resolve_policy(void *context, struct span name) { return policy_slot(((struct publisher *)context)->slots, name); }
 
 static struct endpoint_record *find_record(void *context, const struct address *address, struct span upstream) {
@@ -168,17 +165,19 @@ static void external_resolved(void *context, int error, const struct address *ad
   if (error == ERROR_CANCELLED) return; /* the end: it is still listed, and freed from there */
   external->due_ms = now_ms(publisher) + 1000u * (ttl < 1 ? 1 : ttl > 300 ? 300 : ttl);
   if (error) {
-    log_write(publisher->options.log, LOG_WARN, "external name not resolved", "upstream=%s name=%s error=\"%s\"", external->upstream, external->name, error_text(error));
+    log_write(publisher->options.log, LOG_WARN, "external name not resolved", "upstream=%s name=%s error=\"%s\"", external->upstream, external->name,
+              error_text(error));
     external->due_ms = now_ms(publisher) + 2000;
     if (external->resolved) return; /* what was resolved last goes on serving */
-    count = 0; /* but not what was resolved for another name */
+    count = 0;                      /* but not what was resolved for another name */
   }
   char message[256];
   unsigned refused = 0;
   struct upstream *upstream =
       upstream_new_resolved(span_of(external->upstream), external->body, addresses, count, find_record, publisher, &refused, message, sizeof message);
-  if (refused) log_write(publisher->options.log, LOG_WARN, "external name refused", "upstream=%s name=%s error=\"resolves to a loopback address\"", external->upstream,
-                         external->name);
+  if (refused)
+    log_write(publisher->options.log, LOG_WARN, "external name refused", "upstream=%s name=%s error=\"resolves to a loopback address\"", external->upstream,
+              external->name);
   if (!upstream) {
     log_write(publisher->options.log, LOG_ERROR, "external upstream refused", "upstream=%s error=\"%s\"", external->upstream, message);
     return;

@@ -13,12 +13,12 @@
 struct publisher;
 
 struct publisher_options {
-  struct worker **workers;       /* filled by the caller before publisher_start; their inboxes get roots */
+  struct worker **workers; /* filled by the caller before publisher_start; their inboxes get roots */
   unsigned worker_count;
   struct script_options script;
-  const char *resolver;          /* ADDR:PORT or NULL */
+  const char *resolver; /* ADDR:PORT or NULL */
   struct log *log;
-  _Atomic int *log_level;        /* set from error-log-level */
+  _Atomic int *log_level; /* set from error-log-level */
 };
 
 /* What the admin thread reads; relaxed. */

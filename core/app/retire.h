@@ -1,4 +1,5 @@
-/* Retire: who is alive. Numbers the roots, gives units their ids, and frees units and roots when nobody can see them. Publisher's thread only; no clock, no queue: unit-tested. */
+/* Retire: who is alive. Numbers the roots, gives units their ids, and frees units and roots when nobody can see them. Publisher's thread only; no clock, no
+ * queue: unit-tested. */
 #ifndef APP_RETIRE_H
 #define APP_RETIRE_H
 

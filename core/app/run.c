@@ -1,7 +1,8 @@
 /* Run: see run.h. The main thread starts everything, then waits for signals; it owns what it starts and frees it in reverse.
  *
  * Start: options, ports, log writer, publisher, workers (bound, not running), admin, sync. When the first root is published, the workers run and
- * /healthz turns 200. End: /healthz turns 500, workers say Connection: close, the grace period passes, listeners accept what is queued and close, exchanges end. */
+ * /healthz turns 200. End: /healthz turns 500, workers say Connection: close, the grace period passes, listeners accept what is queued and close, exchanges
+ * end. */
 #include "app/run.h"
 
 #include <pthread.h>
@@ -262,7 +263,8 @@ int run_main(int argc, char **argv) {
   }
   if (!*run.options.manifests) return fail("--manifests DIR is missing: this build serves a directory of manifests, a cluster is not followed yet") + 1;
   const char *home = paths_home();
-  if (!home) return fail("the Lua files are not there (lua/moongate beside the program's folder, or " MOONGATE_PREFIX "/share/moongate; MOONGATE_HOME overrides)");
+  if (!home)
+    return fail("the Lua files are not there (lua/moongate beside the program's folder, or " MOONGATE_PREFIX "/share/moongate; MOONGATE_HOME overrides)");
 
   sigset_t set;
   sigemptyset(&set);
@@ -294,7 +296,8 @@ int run_main(int argc, char **argv) {
   crash_install(run.workers, run.worker_count);
 
   options_without_effect(&run.options, say_without_effect, run.log);
-  if (log_writer_start(run.logs) || admin_start(run.admin) || publisher_start(run.publisher) || sync_thread_start(run.sync)) return fail("cannot start a thread");
+  if (log_writer_start(run.logs) || admin_start(run.admin) || publisher_start(run.publisher) || sync_thread_start(run.sync))
+    return fail("cannot start a thread");
   int number = wait_first(&run, &set);
   if (number) end_before_serving(&run, number);
   for (unsigned i = 0; i < run.worker_count; i++) {
@@ -303,8 +306,7 @@ int run_main(int argc, char **argv) {
   }
   if (run.options.require_policies && sync_thread_has_broken_policies(run.sync))
     log_write(run.log, LOG_ERROR, "not ready: a mounted policy is broken", "flag=--require-policies");
-  else
-    atomic_store(&run.is_ready, true);
+  else atomic_store(&run.is_ready, true);
   log_write(run.log, LOG_NOTICE, "serving", "http_port=%u https_port=%u healthz_port=%u workers=%u version=%s", address_port(&run.http.addresses[0]),
             address_port(&run.https.addresses[0]), run.health_port, run.worker_count, MOONGATE_VERSION);
   shut_down(&run, &set, wait_for_signal(&run, &set));

@@ -152,8 +152,15 @@ static void on_accept(void *context, struct link *link) {
   client->link = link;
   list_insert_last(&service->clients, &client->node);
   service->client_count++;
-  struct codec_client_limits limits = {.head_bytes = 65536, .request_line_bytes = 16384, .header_fields = 256, .header_timeout_ms = 30000, .body_timeout_ms = 60000,
-                                       .idle_timeout_ms = 75000, .send_timeout_ms = 60000, .max_requests = 1u << 30, .allow_underscores = true};
+  struct codec_client_limits limits = {.head_bytes = 65536,
+                                       .request_line_bytes = 16384,
+                                       .header_fields = 256,
+                                       .header_timeout_ms = 30000,
+                                       .body_timeout_ms = 60000,
+                                       .idle_timeout_ms = 75000,
+                                       .send_timeout_ms = 60000,
+                                       .max_requests = 1u << 30,
+                                       .allow_underscores = true};
   client->codec = h1_client_new(link, &limits, &client_events, client);
   link_start(link);
 }
@@ -241,7 +248,8 @@ void service_send_bytes(struct service_call *call, uint64_t count) {
   call_finish_if_done(call);
 }
 
-void service_upgrade(struct service_call *call, const char *protocol, const char *const *extra, void (*on_tunnel)(struct service_call *call, struct span data)) {
+void service_upgrade(struct service_call *call, const char *protocol, const char *const *extra,
+                     void (*on_tunnel)(struct service_call *call, struct span data)) {
   (void)protocol;
   call->is_answered = call->is_tunnel = true;
   call->on_tunnel = on_tunnel;

@@ -20,12 +20,12 @@ struct service_call {
   struct request_head *request;
   struct uri uri;
   struct arena arena;
-  uint64_t body_bytes;             /* of the request, counted and dropped */
-  struct timer timer;              /* the handler's */
-  uint64_t left;                   /* bytes still to send (service_send_bytes) */
+  uint64_t body_bytes; /* of the request, counted and dropped */
+  struct timer timer;  /* the handler's */
+  uint64_t left;       /* bytes still to send (service_send_bytes) */
   bool is_answered, is_tunnel, request_ended;
   void (*on_tunnel)(struct service_call *call, struct span data);
-  struct buffer pending;           /* tunnel: bytes of an incomplete frame */
+  struct buffer pending; /* tunnel: bytes of an incomplete frame */
   struct list node;
 };
 

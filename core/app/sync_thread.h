@@ -11,9 +11,9 @@ struct sync_thread;
 struct sync_thread_options {
   const struct options *options;
   const char *home;
-  const char *script_path;        /* lua_directory of script_options */
+  const char *script_path; /* lua_directory of script_options */
   unsigned long long guest_memory;
-  struct publisher *publisher;    /* NULL: check only */
+  struct publisher *publisher; /* NULL: check only */
   struct log *log;
   unsigned own_ports[3];
 };

@@ -15,9 +15,9 @@ struct tls_source {
   struct certificate *fallback;
   struct log *log;
   struct tls_server *server;
-  uint32_t settings_id;     /* of the settings unit that was looked at last ... */
-  uint64_t settings_born;   /* ... ids are reused */
-  char profile[1024];       /* what the server was made of */
+  uint32_t settings_id;   /* of the settings unit that was looked at last ... */
+  uint64_t settings_born; /* ... ids are reused */
+  char profile[1024];     /* what the server was made of */
 };
 
 struct tls_source *tls_source_new(struct worker *worker, struct tls_tickets *tickets, struct certificate *fallback, struct log *log) {
@@ -65,9 +65,13 @@ struct tls_server *tls_source_server(void *context, struct worker *worker) {
   snprintf(profile, sizeof profile, "%s|%s|%s|%d|%lld|%d", protocols, ciphers, curves, settings->ssl_session_tickets,
            (long long)settings->ssl_session_timeout_ms, settings->ssl_reject_handshake);
   if (source->server && strcmp(profile, source->profile) == 0) return source->server;
-  struct tls_profile wanted = {
-      .protocols = protocols, .ciphers = ciphers, .curves = curves, .tickets = settings->ssl_session_tickets,
-      .session_timeout = (unsigned)(settings->ssl_session_timeout_ms / 1000), .prefer_server_ciphers = true, .reject_unknown = settings->ssl_reject_handshake};
+  struct tls_profile wanted = {.protocols = protocols,
+                               .ciphers = ciphers,
+                               .curves = curves,
+                               .tickets = settings->ssl_session_tickets,
+                               .session_timeout = (unsigned)(settings->ssl_session_timeout_ms / 1000),
+                               .prefer_server_ciphers = true,
+                               .reject_unknown = settings->ssl_reject_handshake};
   char error[256];
   struct tls_server *server = tls_server_new(&wanted, source->tickets, find, source, error, sizeof error);
   if (!server) {

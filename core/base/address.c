@@ -151,9 +151,7 @@ static int number_compare(struct number a, struct number b) {
   return (a.low > b.low) - (a.low < b.low);
 }
 
-static int range_compare(const void *a, const void *b) {
-  return number_compare(((const struct range *)a)->first, ((const struct range *)b)->first);
-}
+static int range_compare(const void *a, const void *b) { return number_compare(((const struct range *)a)->first, ((const struct range *)b)->first); }
 
 static struct number number_of(const unsigned char *bytes, size_t count) {
   struct number n = {0, 0};

@@ -118,9 +118,7 @@ char *arena_copy(struct arena *arena, const void *data, size_t length) {
   return copy;
 }
 
-struct span arena_span(struct arena *arena, struct span text) {
-  return (struct span){arena_copy(arena, text.data, text.length), text.length};
-}
+struct span arena_span(struct arena *arena, struct span text) { return (struct span){arena_copy(arena, text.data, text.length), text.length}; }
 
 struct span arena_printf(struct arena *arena, const char *format, ...) {
   va_list values, again;

@@ -16,8 +16,7 @@ static const char limit_names[][64] = {
 #undef X
 };
 
-#define X(name, value, unit, answer, what) \
-  _Static_assert(sizeof("moongate_limit_" #name "_total") <= 64, "a limit's name is too long");
+#define X(name, value, unit, answer, what) _Static_assert(sizeof("moongate_limit_" #name "_total") <= 64, "a limit's name is too long");
 LIMITS(X)
 #undef X
 
@@ -32,7 +31,7 @@ static const char *const helps[] = {
     COUNTERS(X)
 #undef X
 #define X(name, value, unit, answer, what) "Times this limit was reached: " what " (" #value " " unit "; answer: " answer ").",
-    LIMITS(X)
+        LIMITS(X)
 #undef X
 };
 

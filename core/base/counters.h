@@ -9,31 +9,31 @@
 #include "base/limits.h"
 
 /* X(NAME, prometheus name, help). Gauges are COUNTER_... that also go down. */
-#define COUNTERS(X)                                                                                              \
-  X(CONNECTIONS_ACCEPTED, "moongate_connections_accepted_total", "Client connections accepted.")                 \
-  X(CONNECTIONS_CLOSED, "moongate_connections_closed_total", "Client connections closed.")                       \
-  X(REQUESTS, "moongate_requests_total", "Requests whose head was read.")                                        \
-  X(EXCHANGES_ENDED, "moongate_exchanges_ended_total", "Exchanges that ended, whatever their outcome.")          \
-  X(ANSWERS_1XX, "moongate_answers_1xx_total", "Upgrades.")                                                      \
-  X(ANSWERS_2XX, "moongate_answers_2xx_total", "Answers with a 2xx status.")                                     \
-  X(ANSWERS_3XX, "moongate_answers_3xx_total", "Answers with a 3xx status.")                                     \
-  X(ANSWERS_4XX, "moongate_answers_4xx_total", "Answers with a 4xx status.")                                     \
-  X(ANSWERS_5XX, "moongate_answers_5xx_total", "Answers with a 5xx status.")                                     \
-  X(CLIENT_ABORTS, "moongate_client_aborts_total", "Clients that left before their answer was complete (499).")  \
-  X(BYTES_RECEIVED, "moongate_client_received_bytes_total", "Bytes received from clients.")                      \
-  X(BYTES_SENT, "moongate_client_sent_bytes_total", "Bytes sent to clients.")                                    \
-  X(UPSTREAM_CONNECTS, "moongate_upstream_connects_total", "Connections opened to endpoints.")                   \
-  X(UPSTREAM_REUSED, "moongate_upstream_reused_total", "Requests sent over a pooled connection.")                \
-  X(UPSTREAM_FAILURES, "moongate_upstream_failures_total", "Tries that failed.")                                 \
-  X(UPSTREAM_RETRIES, "moongate_upstream_retries_total", "Tries that were repeated.")                            \
-  X(TUNNELS_OPENED, "moongate_tunnels_opened_total", "Connections upgraded to tunnels.")                         \
-  X(TUNNELS_CLOSED, "moongate_tunnels_closed_total", "Tunnels that ended.")                                      \
-  X(TLS_HANDSHAKES, "moongate_tls_handshakes_total", "TLS handshakes completed.")                                \
-  X(TLS_RESUMED, "moongate_tls_resumed_total", "TLS handshakes that resumed a session.")                         \
-  X(TLS_FAILED, "moongate_tls_failed_total", "TLS handshakes that failed.")                                      \
-  X(HOOK_ERRORS, "moongate_hook_errors_total", "Uncaught errors in policy hooks.")                               \
-  X(ROOTS_TAKEN, "moongate_roots_taken_total", "Snapshot roots taken by workers.")                               \
-  X(EXCHANGES_DETACHED, "moongate_exchanges_detached_total", "Long exchanges that gave back their leases.")      \
+#define COUNTERS(X) \
+  X(CONNECTIONS_ACCEPTED, "moongate_connections_accepted_total", "Client connections accepted.") \
+  X(CONNECTIONS_CLOSED, "moongate_connections_closed_total", "Client connections closed.") \
+  X(REQUESTS, "moongate_requests_total", "Requests whose head was read.") \
+  X(EXCHANGES_ENDED, "moongate_exchanges_ended_total", "Exchanges that ended, whatever their outcome.") \
+  X(ANSWERS_1XX, "moongate_answers_1xx_total", "Upgrades.") \
+  X(ANSWERS_2XX, "moongate_answers_2xx_total", "Answers with a 2xx status.") \
+  X(ANSWERS_3XX, "moongate_answers_3xx_total", "Answers with a 3xx status.") \
+  X(ANSWERS_4XX, "moongate_answers_4xx_total", "Answers with a 4xx status.") \
+  X(ANSWERS_5XX, "moongate_answers_5xx_total", "Answers with a 5xx status.") \
+  X(CLIENT_ABORTS, "moongate_client_aborts_total", "Clients that left before their answer was complete (499).") \
+  X(BYTES_RECEIVED, "moongate_client_received_bytes_total", "Bytes received from clients.") \
+  X(BYTES_SENT, "moongate_client_sent_bytes_total", "Bytes sent to clients.") \
+  X(UPSTREAM_CONNECTS, "moongate_upstream_connects_total", "Connections opened to endpoints.") \
+  X(UPSTREAM_REUSED, "moongate_upstream_reused_total", "Requests sent over a pooled connection.") \
+  X(UPSTREAM_FAILURES, "moongate_upstream_failures_total", "Tries that failed.") \
+  X(UPSTREAM_RETRIES, "moongate_upstream_retries_total", "Tries that were repeated.") \
+  X(TUNNELS_OPENED, "moongate_tunnels_opened_total", "Connections upgraded to tunnels.") \
+  X(TUNNELS_CLOSED, "moongate_tunnels_closed_total", "Tunnels that ended.") \
+  X(TLS_HANDSHAKES, "moongate_tls_handshakes_total", "TLS handshakes completed.") \
+  X(TLS_RESUMED, "moongate_tls_resumed_total", "TLS handshakes that resumed a session.") \
+  X(TLS_FAILED, "moongate_tls_failed_total", "TLS handshakes that failed.") \
+  X(HOOK_ERRORS, "moongate_hook_errors_total", "Uncaught errors in policy hooks.") \
+  X(ROOTS_TAKEN, "moongate_roots_taken_total", "Snapshot roots taken by workers.") \
+  X(EXCHANGES_DETACHED, "moongate_exchanges_detached_total", "Long exchanges that gave back their leases.") \
   X(LOG_DROPPED, "moongate_log_lines_dropped_total", "Log lines dropped because a ring was full.")
 
 enum counter {
@@ -41,9 +41,9 @@ enum counter {
   COUNTERS(X)
 #undef X
 #define X(name, value, unit, answer, what) COUNTER_LIMIT_##name,
-  LIMITS(X)
+      LIMITS(X)
 #undef X
-  COUNTER_COUNT
+          COUNTER_COUNT
 };
 
 struct counters {

@@ -11,9 +11,7 @@
 
 enum { FIRST_CAPACITY = 8, TOMBSTONE = 1 };
 
-void hashmap_init(struct hashmap *map) {
-  *map = (struct hashmap){.seed = hash_process_seed()};
-}
+void hashmap_init(struct hashmap *map) { *map = (struct hashmap){.seed = hash_process_seed()}; }
 
 void hashmap_free(struct hashmap *map) {
   for (size_t i = 0; i < map->capacity; i++) free(map->entries[i].key);

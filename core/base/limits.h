@@ -3,27 +3,27 @@
 #define BASE_LIMITS_H
 
 /* X(NAME, value, unit, answer, what) */
-#define LIMITS(X)                                                                                                    \
-  X(HEAD_BYTES, 32768, "bytes", "431 (request), 502 (response)", "a head: request or status line and fields")       \
-  X(REQUEST_LINE_BYTES, 8192, "bytes", "414", "a request line")                                                      \
-  X(HEADER_FIELDS, 128, "fields", "431 (request), 502 (response)", "fields of one head")                             \
-  X(HEADER_NAME_BYTES, 256, "bytes", "400", "a field name")                                                          \
-  X(TRAILER_BYTES, 8192, "bytes", "400 or reset", "a trailer section")                                               \
-  X(CHUNK_LINE_BYTES, 256, "bytes", "400 or reset", "a chunk-size line with its extensions")                         \
-  X(LINK_PENDING_BYTES, 65536, "bytes", "reading pauses", "unsent bytes of one connection before its source pauses")  \
-  X(LINK_HELD_BYTES, 131072, "bytes", "reset", "received bytes held while a parser pauses")                          \
-  X(BODY_BUFFER_BYTES, 65536, "bytes", "buffering stops", "a request body held before the upstream is chosen")        \
-  X(BODY_BUDGET_BYTES, 268435456, "bytes", "buffering stops", "all held request bodies of the process")              \
+#define LIMITS(X) \
+  X(HEAD_BYTES, 32768, "bytes", "431 (request), 502 (response)", "a head: request or status line and fields") \
+  X(REQUEST_LINE_BYTES, 8192, "bytes", "414", "a request line") \
+  X(HEADER_FIELDS, 128, "fields", "431 (request), 502 (response)", "fields of one head") \
+  X(HEADER_NAME_BYTES, 256, "bytes", "400", "a field name") \
+  X(TRAILER_BYTES, 8192, "bytes", "400 or reset", "a trailer section") \
+  X(CHUNK_LINE_BYTES, 256, "bytes", "400 or reset", "a chunk-size line with its extensions") \
+  X(LINK_PENDING_BYTES, 65536, "bytes", "reading pauses", "unsent bytes of one connection before its source pauses") \
+  X(LINK_HELD_BYTES, 131072, "bytes", "reset", "received bytes held while a parser pauses") \
+  X(BODY_BUFFER_BYTES, 65536, "bytes", "buffering stops", "a request body held before the upstream is chosen") \
+  X(BODY_BUDGET_BYTES, 268435456, "bytes", "buffering stops", "all held request bodies of the process") \
   X(DRAIN_BYTES, 262144, "bytes", "close after the response", "request body read and dropped after an early answer") \
-  X(CONNECTIONS, 16384, "connections per worker", "accept pauses", "client connections")                            \
-  X(HANDSHAKE_MS, 10000, "milliseconds", "close", "a TLS handshake or PROXY protocol header")                        \
-  X(INFORMATIONAL, 8, "responses", "502", "1xx responses before the final one")                                      \
-  X(VARIABLES, 16, "variables", "Lua error", "variables that policies set on one exchange")                          \
-  X(VARIABLE_BYTES, 1024, "bytes", "Lua error", "one such variable")                                                 \
-  X(REGEX_MATCH, 100000, "steps", "no match, counted", "PCRE2 match limit of one match")                             \
-  X(REGEX_DEPTH, 1000, "frames", "no match, counted", "PCRE2 depth limit of one match")                              \
-  X(REGEX_HEAP_KIB, 1024, "KiB", "no match, counted", "PCRE2 heap limit of one match")                               \
-  X(COOKIES, 128, "cookies", "the rest is ignored", "cookies looked at in one request")                              \
+  X(CONNECTIONS, 16384, "connections per worker", "accept pauses", "client connections") \
+  X(HANDSHAKE_MS, 10000, "milliseconds", "close", "a TLS handshake or PROXY protocol header") \
+  X(INFORMATIONAL, 8, "responses", "502", "1xx responses before the final one") \
+  X(VARIABLES, 16, "variables", "Lua error", "variables that policies set on one exchange") \
+  X(VARIABLE_BYTES, 1024, "bytes", "Lua error", "one such variable") \
+  X(REGEX_MATCH, 100000, "steps", "no match, counted", "PCRE2 match limit of one match") \
+  X(REGEX_DEPTH, 1000, "frames", "no match, counted", "PCRE2 depth limit of one match") \
+  X(REGEX_HEAP_KIB, 1024, "KiB", "no match, counted", "PCRE2 heap limit of one match") \
+  X(COOKIES, 128, "cookies", "the rest is ignored", "cookies looked at in one request") \
   X(REWRITE_BYTES, 8192, "bytes", "500", "a URI made by a rewrite")
 
 enum {

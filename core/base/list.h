@@ -9,7 +9,7 @@ struct list {
   struct list *next, *previous;
 };
 
-#define container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
+#define container_of(pointer, type, member) ((type *)((char *)(pointer) - offsetof(type, member)))
 
 static inline void list_init(struct list *l) { l->next = l->previous = l; }
 static inline bool list_is_empty(const struct list *l) { return l->next == l; }

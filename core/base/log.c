@@ -32,16 +32,16 @@ struct log_ring {
 
 const char *log_level_name(enum log_level level) {
   switch (level) {
-  case LOG_DEBUG:
-    return "debug";
-  case LOG_INFO:
-    return "info";
-  case LOG_NOTICE:
-    return "notice";
-  case LOG_WARN:
-    return "warn";
-  case LOG_ERROR:
-    return "error";
+    case LOG_DEBUG:
+      return "debug";
+    case LOG_INFO:
+      return "info";
+    case LOG_NOTICE:
+      return "notice";
+    case LOG_WARN:
+      return "warn";
+    case LOG_ERROR:
+      return "error";
   }
   return "unknown";
 }

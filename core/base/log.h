@@ -31,7 +31,7 @@ struct log {
   struct log_ring *ring;
   _Atomic int *level; /* the process's level; NULL means LOG_INFO */
   bool json;
-  const char *thread;                                   /* "sync", "worker-0", ... */
+  const char *thread;                                               /* "sync", "worker-0", ... */
   void (*capture)(void *context, enum log_level, struct span line); /* specs: see the lines instead */
   void *capture_context;
 };

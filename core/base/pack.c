@@ -110,56 +110,56 @@ static bool take_item(struct pack_reader *reader, struct pack_item *item) {
   if (head <= 0xbf) return take_bytes(reader, head & 31u, item, PACK_STRING);
   uint64_t length;
   switch (head) {
-  case 0xc0:
-    item->type = PACK_NIL;
-    return true;
-  case 0xc2:
-  case 0xc3:
-    item->type = PACK_BOOLEAN;
-    item->boolean = head == 0xc3;
-    return true;
-  case 0xc4: /* bin 8, 16, 32 */
-  case 0xc5:
-  case 0xc6:
-    return take_sized(reader, 1u << (head - 0xc4), item, PACK_STRING);
-  case 0xc7: /* ext 8, 16, 32 */
-  case 0xc8:
-  case 0xc9:
-    return take(reader, 1u << (head - 0xc7), &length) && take_value(reader, length, item);
-  case 0xca:
-    return take_float(reader, 4, item);
-  case 0xcb:
-    return take_float(reader, 8, item);
-  case 0xcc: /* uint 8 to 64 */
-  case 0xcd:
-  case 0xce:
-  case 0xcf:
-    return take_unsigned(reader, 1u << (head - 0xcc), item);
-  case 0xd0: /* int 8 to 64 */
-  case 0xd1:
-  case 0xd2:
-  case 0xd3:
-    return take_signed(reader, 1u << (head - 0xd0), item);
-  case 0xd4: /* ext of 1 to 16 bytes */
-  case 0xd5:
-  case 0xd6:
-  case 0xd7:
-  case 0xd8:
-    return take_value(reader, (uint64_t)1 << (head - 0xd4), item);
-  case 0xd9: /* str 8, 16, 32 */
-  case 0xda:
-  case 0xdb:
-    return take_sized(reader, 1u << (head - 0xd9), item, PACK_STRING);
-  case 0xdc:
-    return take_container(reader, 2, item, PACK_ARRAY);
-  case 0xdd:
-    return take_container(reader, 4, item, PACK_ARRAY);
-  case 0xde:
-    return take_container(reader, 2, item, PACK_MAP);
-  case 0xdf:
-    return take_container(reader, 4, item, PACK_MAP);
-  default: /* 0xc1 is never used */
-    return fail(reader, "unknown type byte");
+    case 0xc0:
+      item->type = PACK_NIL;
+      return true;
+    case 0xc2:
+    case 0xc3:
+      item->type = PACK_BOOLEAN;
+      item->boolean = head == 0xc3;
+      return true;
+    case 0xc4: /* bin 8, 16, 32 */
+    case 0xc5:
+    case 0xc6:
+      return take_sized(reader, 1u << (head - 0xc4), item, PACK_STRING);
+    case 0xc7: /* ext 8, 16, 32 */
+    case 0xc8:
+    case 0xc9:
+      return take(reader, 1u << (head - 0xc7), &length) && take_value(reader, length, item);
+    case 0xca:
+      return take_float(reader, 4, item);
+    case 0xcb:
+      return take_float(reader, 8, item);
+    case 0xcc: /* uint 8 to 64 */
+    case 0xcd:
+    case 0xce:
+    case 0xcf:
+      return take_unsigned(reader, 1u << (head - 0xcc), item);
+    case 0xd0: /* int 8 to 64 */
+    case 0xd1:
+    case 0xd2:
+    case 0xd3:
+      return take_signed(reader, 1u << (head - 0xd0), item);
+    case 0xd4: /* ext of 1 to 16 bytes */
+    case 0xd5:
+    case 0xd6:
+    case 0xd7:
+    case 0xd8:
+      return take_value(reader, (uint64_t)1 << (head - 0xd4), item);
+    case 0xd9: /* str 8, 16, 32 */
+    case 0xda:
+    case 0xdb:
+      return take_sized(reader, 1u << (head - 0xd9), item, PACK_STRING);
+    case 0xdc:
+      return take_container(reader, 2, item, PACK_ARRAY);
+    case 0xdd:
+      return take_container(reader, 4, item, PACK_ARRAY);
+    case 0xde:
+      return take_container(reader, 2, item, PACK_MAP);
+    case 0xdf:
+      return take_container(reader, 4, item, PACK_MAP);
+    default: /* 0xc1 is never used */
+      return fail(reader, "unknown type byte");
   }
 }
 
@@ -232,8 +232,8 @@ int64_t pack_get_integer(struct span map, const char *key, int64_t fallback) {
   if (!find_item(map, key, &item)) return fallback;
   if (item.type == PACK_INTEGER) return item.integer;
   /* Lua has one kind of number, so a whole one may come as a float. */
-  bool is_whole = item.type == PACK_NUMBER && item.number >= -9007199254740992.0 && item.number <= 9007199254740992.0 &&
-                  (double)(int64_t)item.number == item.number;
+  bool is_whole =
+      item.type == PACK_NUMBER && item.number >= -9007199254740992.0 && item.number <= 9007199254740992.0 && (double)(int64_t)item.number == item.number;
   return is_whole ? (int64_t)item.number : fallback;
 }
 

@@ -23,10 +23,10 @@ struct pack_item {
   enum pack_type type;
   bool boolean;
   int64_t integer;
-  double number;      /* set for PACK_INTEGER too */
-  struct span bytes;  /* PACK_STRING, PACK_VALUE */
-  uint32_t count;     /* PACK_ARRAY: items that follow; PACK_MAP: pairs that follow */
-  int value_kind;     /* PACK_VALUE */
+  double number;     /* set for PACK_INTEGER too */
+  struct span bytes; /* PACK_STRING, PACK_VALUE */
+  uint32_t count;    /* PACK_ARRAY: items that follow; PACK_MAP: pairs that follow */
+  int value_kind;    /* PACK_VALUE */
 };
 
 void pack_reader_init(struct pack_reader *reader, struct span bytes);

@@ -17,9 +17,7 @@ struct span {
 static inline struct span span_make(const char *data, size_t length) { return (struct span){data, length}; }
 static inline struct span span_of(const char *text) { return (struct span){text, text ? strlen(text) : 0}; }
 static inline bool span_is_empty(struct span s) { return s.length == 0; }
-static inline bool span_equal(struct span a, struct span b) {
-  return a.length == b.length && (a.length == 0 || memcmp(a.data, b.data, a.length) == 0);
-}
+static inline bool span_equal(struct span a, struct span b) { return a.length == b.length && (a.length == 0 || memcmp(a.data, b.data, a.length) == 0); }
 /* `s` without its first `count` bytes (at most its length). */
 static inline struct span span_skip(struct span s, size_t count) {
   if (count > s.length) count = s.length;

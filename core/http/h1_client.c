@@ -164,10 +164,8 @@ static void on_timer(struct timer *timer) {
       break;
     case STALL_BODY:
     case STALL_SEND:
-      if (client->is_open)
-        fail(client, ERROR_TIMEOUT);
-      else
-        close_now(client);
+      if (client->is_open) fail(client, ERROR_TIMEOUT);
+      else close_now(client);
       break;
   }
   watch(client);
@@ -251,10 +249,8 @@ static void begin_request(struct h1_client *client, struct span head, const stru
   client->reading = READING_BODY;
   client->base.events->on_request(client->base.owner, stream);
   if (!client->is_open || client->reading != READING_BODY) return;
-  if (client->parse.phase == H1_DONE)
-    end_request(client);
-  else
-    watch(client);
+  if (client->parse.phase == H1_DONE) end_request(client);
+  else watch(client);
 }
 
 /* Bytes between requests. A blank line before one is skipped (RFC 9112, 2.2). True: all of it was taken. */
@@ -382,10 +378,8 @@ static size_t on_read(void *owner, const char *data, size_t length) {
 static void on_link_end(void *owner, int error) {
   struct h1_client *client = client_of(owner);
   if (!client->is_open) {
-    if (error == 0 && link_pending(client->base.link))
-      close_gracefully(client); /* the last answer is still on its way */
-    else
-      close_now(client);
+    if (error == 0 && link_pending(client->base.link)) close_gracefully(client); /* the last answer is still on its way */
+    else close_now(client);
   } else if (client->reading == READING_TUNNEL && error == 0) {
     client->stream.events->on_half_close(client->stream.owner);
   } else if (client->answering == ANSWER_DONE && error == 0) {
@@ -573,10 +567,8 @@ static void finish(struct codec_stream *stream) {
     close_gracefully(client);
   } else if (client->answering != ANSWER_DONE || client->sink.is_wrong) {
     /* The client must not take what it got for the whole, nor what follows for an answer. */
-    if (client->sink.is_wrong)
-      close_gracefully(client);
-    else
-      close_now(client);
+    if (client->sink.is_wrong) close_gracefully(client);
+    else close_now(client);
   } else if (client->closes || reading == READING_DROPPED || is_body_too_much(client)) {
     if (is_body_too_much(client)) count_drain(client);
     close_gracefully(client);

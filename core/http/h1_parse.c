@@ -13,10 +13,8 @@
 /* ---- what llhttp calls ----------------------------------------------------------------------------------------------------- */
 
 static int extend(struct span *span, const char *at, size_t length) {
-  if (span->data && span->data + span->length == at)
-    span->length += length;
-  else
-    *span = span_make(at, length);
+  if (span->data && span->data + span->length == at) span->length += length;
+  else *span = span_make(at, length);
   return 0;
 }
 
@@ -173,14 +171,10 @@ static void read_connection(struct meaning *meaning, struct span value) {
   struct span option;
   while (span_next_item(&value, ',', &option)) {
     meaning->options++;
-    if (span_equal_nocase(option, SPAN("close")))
-      meaning->is_close = true;
-    else if (span_equal_nocase(option, SPAN("keep-alive")))
-      meaning->is_keep_alive = true;
-    else if (span_equal_nocase(option, SPAN("upgrade")))
-      meaning->is_upgrade = true;
-    else
-      meaning->has_others = true;
+    if (span_equal_nocase(option, SPAN("close"))) meaning->is_close = true;
+    else if (span_equal_nocase(option, SPAN("keep-alive"))) meaning->is_keep_alive = true;
+    else if (span_equal_nocase(option, SPAN("upgrade"))) meaning->is_upgrade = true;
+    else meaning->has_others = true;
   }
 }
 
@@ -443,12 +437,9 @@ static bool begin_chunk(struct h1_parse *parse, struct span line) {
   parse->left = 0;
   for (;; digits++) {
     char c = line.data[digits], low = (char)(c | 0x20);
-    if (c >= '0' && c <= '9')
-      parse->left = parse->left << 4 | (unsigned)(c - '0');
-    else if (low >= 'a' && low <= 'f')
-      parse->left = parse->left << 4 | (unsigned)(low - 'a' + 10);
-    else
-      break;
+    if (c >= '0' && c <= '9') parse->left = parse->left << 4 | (unsigned)(c - '0');
+    else if (low >= 'a' && low <= 'f') parse->left = parse->left << 4 | (unsigned)(low - 'a' + 10);
+    else break;
   }
   parse->why = "chunk size read in two ways";
   if (!feed(parse, line.data, digits) || !feed(parse, "\r\n", 2)) return false;

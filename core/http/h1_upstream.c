@@ -201,10 +201,8 @@ static bool read_some(struct h1_upstream *upstream, const char *data, size_t len
     case AWAITING_NOTHING: /* an answer to nothing: whoever sends it might mean it for the next request */
       upstream->is_tainted = true;
       *taken = length;
-      if (!upstream->is_open)
-        leave_pool(upstream);
-      else if (!upstream->is_request_begun)
-        fail(upstream, ERROR_PROTOCOL);
+      if (!upstream->is_open) leave_pool(upstream);
+      else if (!upstream->is_request_begun) fail(upstream, ERROR_PROTOCOL);
       return true;
     case AWAITING_DROPPED:
     default:
@@ -331,10 +329,8 @@ static void finish(struct codec_stream *stream) {
   if (upstream->is_over) return;
   if (!keeps) {
     /* A tunnel's last bytes still go out. */
-    if (is_tunnel)
-      link_close_gracefully(forget_link(upstream), 5000);
-    else
-      close_now(upstream);
+    if (is_tunnel) link_close_gracefully(forget_link(upstream), 5000);
+    else close_now(upstream);
     return;
   }
   h1_parse_reset(&upstream->parse);

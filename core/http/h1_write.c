@@ -77,10 +77,8 @@ static struct span clean_target(struct span target, struct arena *arena) {
   char *out = arena_alloc(arena, 3 * target.length + 1), *at = out;
   for (size_t i = 0; i < target.length; i++) {
     unsigned char c = (unsigned char)target.data[i];
-    if (c > 0x20 && c != 0x7f)
-      *at++ = (char)c;
-    else
-      at += snprintf(at, 4, "%%%02X", c);
+    if (c > 0x20 && c != 0x7f) *at++ = (char)c;
+    else at += snprintf(at, 4, "%%%02X", c);
   }
   return span_make(out, (size_t)(at - out));
 }

@@ -142,9 +142,7 @@ struct header *headers_next_name(const struct headers *headers, struct span name
   return NULL;
 }
 
-struct header *headers_find_name(const struct headers *headers, struct span name) {
-  return headers_next_name(headers, name, NULL);
-}
+struct header *headers_find_name(const struct headers *headers, struct span name) { return headers_next_name(headers, name, NULL); }
 
 struct span headers_get(const struct headers *headers, enum header_id id) {
   const struct header *header = headers_find(headers, id);

@@ -10,45 +10,45 @@
 #include "base/span.h"
 
 /* X(ID, "lower-case-name", hop) — hop: 1 = hop-by-hop (RFC 9110, 7.6.1), never forwarded as received. The http room may add names. */
-#define HEADER_NAMES(X)                                        \
-  X(HOST, "host", 0)                                           \
-  X(CONNECTION, "connection", 1)                               \
-  X(KEEP_ALIVE, "keep-alive", 1)                               \
-  X(PROXY_CONNECTION, "proxy-connection", 1)                   \
-  X(TE, "te", 1)                                               \
-  X(TRAILER, "trailer", 0)                                     \
-  X(TRANSFER_ENCODING, "transfer-encoding", 1)                 \
-  X(UPGRADE, "upgrade", 1)                                     \
-  X(CONTENT_LENGTH, "content-length", 0)                       \
-  X(CONTENT_TYPE, "content-type", 0)                           \
-  X(EXPECT, "expect", 0)                                       \
-  X(COOKIE, "cookie", 0)                                       \
-  X(SET_COOKIE, "set-cookie", 0)                               \
-  X(LOCATION, "location", 0)                                   \
-  X(DATE, "date", 0)                                           \
-  X(SERVER, "server", 0)                                       \
-  X(ACCEPT, "accept", 0)                                       \
-  X(ACCEPT_ENCODING, "accept-encoding", 0)                     \
-  X(ACCEPT_LANGUAGE, "accept-language", 0)                     \
-  X(USER_AGENT, "user-agent", 0)                               \
-  X(REFERER, "referer", 0)                                     \
-  X(ORIGIN, "origin", 0)                                       \
-  X(AUTHORIZATION, "authorization", 0)                         \
-  X(CACHE_CONTROL, "cache-control", 0)                         \
-  X(ETAG, "etag", 0)                                           \
-  X(LAST_MODIFIED, "last-modified", 0)                         \
-  X(PROXY, "proxy", 0)                                         \
+#define HEADER_NAMES(X) \
+  X(HOST, "host", 0) \
+  X(CONNECTION, "connection", 1) \
+  X(KEEP_ALIVE, "keep-alive", 1) \
+  X(PROXY_CONNECTION, "proxy-connection", 1) \
+  X(TE, "te", 1) \
+  X(TRAILER, "trailer", 0) \
+  X(TRANSFER_ENCODING, "transfer-encoding", 1) \
+  X(UPGRADE, "upgrade", 1) \
+  X(CONTENT_LENGTH, "content-length", 0) \
+  X(CONTENT_TYPE, "content-type", 0) \
+  X(EXPECT, "expect", 0) \
+  X(COOKIE, "cookie", 0) \
+  X(SET_COOKIE, "set-cookie", 0) \
+  X(LOCATION, "location", 0) \
+  X(DATE, "date", 0) \
+  X(SERVER, "server", 0) \
+  X(ACCEPT, "accept", 0) \
+  X(ACCEPT_ENCODING, "accept-encoding", 0) \
+  X(ACCEPT_LANGUAGE, "accept-language", 0) \
+  X(USER_AGENT, "user-agent", 0) \
+  X(REFERER, "referer", 0) \
+  X(ORIGIN, "origin", 0) \
+  X(AUTHORIZATION, "authorization", 0) \
+  X(CACHE_CONTROL, "cache-control", 0) \
+  X(ETAG, "etag", 0) \
+  X(LAST_MODIFIED, "last-modified", 0) \
+  X(PROXY, "proxy", 0) \
   X(STRICT_TRANSPORT_SECURITY, "strict-transport-security", 0) \
-  X(X_REQUEST_ID, "x-request-id", 0)                           \
-  X(X_REAL_IP, "x-real-ip", 0)                                 \
-  X(X_FORWARDED_FOR, "x-forwarded-for", 0)                     \
-  X(X_FORWARDED_HOST, "x-forwarded-host", 0)                   \
-  X(X_FORWARDED_PORT, "x-forwarded-port", 0)                   \
-  X(X_FORWARDED_PROTO, "x-forwarded-proto", 0)                 \
-  X(X_FORWARDED_SCHEME, "x-forwarded-scheme", 0)               \
-  X(X_FORWARDED_PREFIX, "x-forwarded-prefix", 0)               \
-  X(X_SCHEME, "x-scheme", 0)                                   \
-  X(X_ORIGINAL_FORWARDED_FOR, "x-original-forwarded-for", 0)   \
+  X(X_REQUEST_ID, "x-request-id", 0) \
+  X(X_REAL_IP, "x-real-ip", 0) \
+  X(X_FORWARDED_FOR, "x-forwarded-for", 0) \
+  X(X_FORWARDED_HOST, "x-forwarded-host", 0) \
+  X(X_FORWARDED_PORT, "x-forwarded-port", 0) \
+  X(X_FORWARDED_PROTO, "x-forwarded-proto", 0) \
+  X(X_FORWARDED_SCHEME, "x-forwarded-scheme", 0) \
+  X(X_FORWARDED_PREFIX, "x-forwarded-prefix", 0) \
+  X(X_SCHEME, "x-scheme", 0) \
+  X(X_ORIGINAL_FORWARDED_FOR, "x-original-forwarded-for", 0) \
   X(X_ORIGINAL_FORWARDED_HOST, "x-original-forwarded-host", 0) \
   X(X_ORIGINAL_URI, "x-original-uri", 0)
 
@@ -63,7 +63,7 @@ enum header_id {
 struct header {
   struct span name, value; /* value: trimmed, no CR LF NUL */
   uint16_t id;
-  bool removed; /* left in place so that indexes stay; skipped by all functions */
+  bool removed;    /* left in place so that indexes stay; skipped by all functions */
   bool is_checked; /* the value is known to be valid; only headers_add_checked sets it */
 };
 

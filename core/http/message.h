@@ -21,7 +21,7 @@ struct request_head {
   uint8_t version_major, version_minor;
   struct headers headers;
   struct message_body body;
-  bool keep_alive; /* the client would reuse the connection */
+  bool keep_alive;      /* the client would reuse the connection */
   bool says_keep_alive; /* send_request: write Connection: keep-alive, though it goes without saying */
   bool expects_continue;
   bool accepts_trailers; /* TE: trailers */

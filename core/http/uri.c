@@ -192,12 +192,8 @@ static struct span escape(struct span text, bool (*needs)(char c), struct arena 
   return span_make(out, (size_t)(at - out));
 }
 
-struct span uri_escape_path(struct span path, struct arena *arena) {
-  return escape(path, path_needs_escape, arena);
-}
-struct span uri_escape_component(struct span text, struct arena *arena) {
-  return escape(text, component_needs_escape, arena);
-}
+struct span uri_escape_path(struct span path, struct arena *arena) { return escape(path, path_needs_escape, arena); }
+struct span uri_escape_component(struct span text, struct arena *arena) { return escape(text, component_needs_escape, arena); }
 
 struct span uri_unescape(struct span text, bool plus_is_space, struct arena *arena) {
   bool is_plain = span_find(text, '%') == text.length && (!plus_is_space || span_find(text, '+') == text.length);

@@ -88,9 +88,9 @@ struct certificate *certificate_new_self_signed(void) {
             X509_gmtime_adj(X509_getm_notBefore(leaf), -3600) && X509_gmtime_adj(X509_getm_notAfter(leaf), 86400L * SELF_SIGNED_DAYS) &&
             X509_set_pubkey(leaf, certificate->key) && add_name(name, "O", "Acme Co") &&
             add_name(name, "CN", "Kubernetes Ingress Controller Fake Certificate") && X509_set_issuer_name(leaf, name) &&
-            add_extension(leaf, NID_basic_constraints, "critical,CA:FALSE") &&
-            add_extension(leaf, NID_key_usage, "critical,digitalSignature") && add_extension(leaf, NID_ext_key_usage, "serverAuth") &&
-            add_extension(leaf, NID_subject_alt_name, "DNS:ingress.local") && X509_sign(leaf, certificate->key, EVP_sha256()) > 0;
+            add_extension(leaf, NID_basic_constraints, "critical,CA:FALSE") && add_extension(leaf, NID_key_usage, "critical,digitalSignature") &&
+            add_extension(leaf, NID_ext_key_usage, "serverAuth") && add_extension(leaf, NID_subject_alt_name, "DNS:ingress.local") &&
+            X509_sign(leaf, certificate->key, EVP_sha256()) > 0;
   if (!ok) abort(); /* memory; nothing here depends on input */
   X509_check_purpose(leaf, -1, 0);
   return certificate;

@@ -31,8 +31,8 @@ size_t digest_hex(enum digest_kind kind, struct span data, char out[2 * DIGEST_M
 
 size_t digest_hmac_sha256(struct span key, struct span data, unsigned char out[DIGEST_MAX]) {
   unsigned length = 0;
-  const unsigned char *ok = HMAC(EVP_sha256(), key.length ? key.data : "", (int)key.length,
-                                 (const unsigned char *)(data.length ? data.data : ""), data.length, out, &length);
+  const unsigned char *ok =
+      HMAC(EVP_sha256(), key.length ? key.data : "", (int)key.length, (const unsigned char *)(data.length ? data.data : ""), data.length, out, &length);
   must(ok && length == DIGEST_MAX);
   return length;
 }

@@ -286,9 +286,7 @@ void link_write(struct link *link, const struct iovec *parts, int count) {
   note_fullness(link);
 }
 
-size_t link_pending(const struct link *link) {
-  return (link->staged ? link->staged->end : 0) + buffer_length(&link->early) + link_wire_pending(link);
-}
+size_t link_pending(const struct link *link) { return (link->staged ? link->staged->end : 0) + buffer_length(&link->early) + link_wire_pending(link); }
 
 bool link_is_full(const struct link *link) { return link_pending(link) > LIMIT_LINK_PENDING_BYTES; }
 
@@ -358,8 +356,8 @@ static void open_later(struct link *link, int status) {
   loop_defer(link->loop, &link->deferred);
 }
 
-struct link *link_connect(struct loop *loop, const struct address *address, struct tls_client *tls, const char *server_name,
-                          const struct link_events *events, void *owner) {
+struct link *link_connect(struct loop *loop, const struct address *address, struct tls_client *tls, const char *server_name, const struct link_events *events,
+                          void *owner) {
   struct link *link = link_new(loop, false);
   prepare(link);
   link->events = events;
@@ -367,7 +365,7 @@ struct link *link_connect(struct loop *loop, const struct address *address, stru
   link->peer = *address;
   link->has_peer = link->is_connecting = true;
   int error = uv_tcp_init(&loop->uv, &link->tcp);
-  must(error == 0); /* makes no socket yet */
+  must(error == 0);              /* makes no socket yet */
   uv_tcp_nodelay(&link->tcp, 1); /* remembered until there is a socket */
   if (tls) error = link_tls_connect(link, tls, server_name);
   if (!error) {

@@ -26,7 +26,7 @@
 #include "net/loop.h"
 
 struct link;
-struct tls_server;  /* net/tls.h */
+struct tls_server; /* net/tls.h */
 struct tls_client;
 
 struct link_events {
@@ -45,8 +45,8 @@ struct link_events {
 /* An accepted socket (a uv_stream_t that uv_accept can take from, in a listener's callback). NULL with *error set when it cannot be. */
 struct link *link_accept(struct loop *loop, uv_stream_t *server, int *error);
 /* Starts connecting; on_open follows, never from inside. `tls` may be NULL. */
-struct link *link_connect(struct loop *loop, const struct address *address, struct tls_client *tls, const char *server_name,
-                          const struct link_events *events, void *owner);
+struct link *link_connect(struct loop *loop, const struct address *address, struct tls_client *tls, const char *server_name, const struct link_events *events,
+                          void *owner);
 /* Two memory links, joined: what one writes the other reads, from deferred calls. For specs. */
 void link_pair(struct loop *loop, struct link *ends[2]);
 

@@ -28,12 +28,12 @@ struct link_tls;
 
 struct link {
   uint32_t magic;
-  bool is_accepted : 1;      /* client side */
+  bool is_accepted : 1; /* client side */
   bool is_pair : 1;
-  bool is_open : 1;          /* connected, and the handshake done */
+  bool is_open : 1; /* connected, and the handshake done */
   bool is_connecting : 1;
-  bool is_started : 1;       /* reading was asked for */
-  bool is_receiving : 1;     /* the wire hands over what comes */
+  bool is_started : 1;   /* reading was asked for */
+  bool is_receiving : 1; /* the wire hands over what comes */
   bool is_paused : 1;
   bool was_resumed : 1;      /* link_resume since on_read was called */
   bool in_read : 1;          /* inside on_read */
@@ -41,35 +41,35 @@ struct link {
   bool is_ended : 1;         /* no more input; end_error says why */
   bool is_end_reported : 1;
   bool is_failure_reported : 1;
-  bool was_full : 1;         /* owes an on_drain */
+  bool was_full : 1; /* owes an on_drain */
   bool is_drain_due : 1;
-  bool is_open_due : 1;      /* on_open(open_status) is to be called */
-  bool is_ending : 1;        /* link_end was called */
-  bool is_shut : 1;          /* FIN is out */
-  bool is_lingering : 1;     /* closes gracefully; has no owner */
-  bool is_closing : 1;       /* link_close was called */
+  bool is_open_due : 1;             /* on_open(open_status) is to be called */
+  bool is_ending : 1;               /* link_end was called */
+  bool is_shut : 1;                 /* FIN is out */
+  bool is_lingering : 1;            /* closes gracefully; has no owner */
+  bool is_closing : 1;              /* link_close was called */
   bool has_peer : 1, has_local : 1; /* addresses fetched */
   int end_error, failure, open_status;
   struct loop *loop;
   const struct link_events *events;
   void *owner;
   struct deferred deferred;
-  struct list node;            /* loop->flush, or loop->lingering */
-  struct link_chunk *staged;   /* plaintext of this turn */
-  struct buffer early;         /* plaintext written before the link is open */
-  struct buffer held;          /* received and not taken */
-  struct link_chunks unsent;   /* wire bytes that wait for `sending` */
-  struct link_chunks sending;  /* wire bytes that libuv has */
-  size_t sending_seen;         /* libuv's queue size when last looked at */
+  struct list node;           /* loop->flush, or loop->lingering */
+  struct link_chunk *staged;  /* plaintext of this turn */
+  struct buffer early;        /* plaintext written before the link is open */
+  struct buffer held;         /* received and not taken */
+  struct link_chunks unsent;  /* wire bytes that wait for `sending` */
+  struct link_chunks sending; /* wire bytes that libuv has */
+  size_t sending_seen;        /* libuv's queue size when last looked at */
   struct link_tls *tls;
   uint64_t bytes_read, bytes_handed, progress_ms;
   struct timer linger;
   struct address peer, local;
-  struct link *other;          /* pair: the other end, NULL when closed */
-  struct buffer inbox;         /* pair: what the other end wrote */
-  bool other_ended;            /* pair: the other end wrote its last */
-  int other_error;             /* pair: it was reset */
-  uv_tcp_t tcp;                /* last: a pair's is not used */
+  struct link *other;  /* pair: the other end, NULL when closed */
+  struct buffer inbox; /* pair: what the other end wrote */
+  bool other_ended;    /* pair: the other end wrote its last */
+  int other_error;     /* pair: it was reset */
+  uv_tcp_t tcp;        /* last: a pair's is not used */
 };
 
 /* link.c */
@@ -79,8 +79,8 @@ void link_opened(struct link *link, int status);
 bool link_deliver(struct link *link, const char *data, size_t length);
 void link_input_ended(struct link *link, int error); /* from the wire */
 void link_set_ended(struct link *link, int error);   /* for the owner */
-void link_failed(struct link *link, int error); /* writing is over; reported later */
-void link_sent(struct link *link);              /* fewer bytes are pending than before */
+void link_failed(struct link *link, int error);      /* writing is over; reported later */
+void link_sent(struct link *link);                   /* fewer bytes are pending than before */
 /* Bytes from the wire. False when the link was closed meanwhile. */
 bool link_input(struct link *link, char *data, size_t length);
 
@@ -91,7 +91,7 @@ void link_wire_receive(struct link *link, bool on); /* starts or stops handing o
 void link_wire_drain(struct link *link);            /* reads what the kernel has; the link may close */
 void link_wire_shut(struct link *link);             /* FIN */
 void link_wire_close(struct link *link, bool reset);
-void link_wire_pair_run(struct link *link);         /* pair: hands over the inbox */
+void link_wire_pair_run(struct link *link); /* pair: hands over the inbox */
 struct link *link_new(struct loop *loop, bool is_pair);
 void link_free(struct link *link);
 struct link_chunk *link_chunk_take(struct loop *loop);

@@ -300,6 +300,4 @@ void link_tls_shut(struct link *link) {
   send_output(tls);
 }
 
-const struct link_tls_info *link_tls(const struct link *link) {
-  return link->tls && link->tls->is_done ? &link->tls->info : NULL;
-}
+const struct link_tls_info *link_tls(const struct link *link) { return link->tls && link->tls->is_done ? &link->tls->info : NULL; }

@@ -10,11 +10,10 @@
 #include "net/link_internal.h"
 
 #define SPARE_CHUNKS 64
-#define BATCH_PARTS 64            /* buffers of one system call */
-#define DRAIN_AT_ONCE (1u << 20)  /* bytes read after a failed write before the failure is told anyway */
+#define BATCH_PARTS 64           /* buffers of one system call */
+#define DRAIN_AT_ONCE (1u << 20) /* bytes read after a failed write before the failure is told anyway */
 
-_Static_assert(sizeof(uv_buf_t) == sizeof(struct iovec) && offsetof(uv_buf_t, len) == offsetof(struct iovec, iov_len),
-               "libuv's buffers are iovecs here");
+_Static_assert(sizeof(uv_buf_t) == sizeof(struct iovec) && offsetof(uv_buf_t, len) == offsetof(struct iovec, iov_len), "libuv's buffers are iovecs here");
 
 /* One uv_write on its way: on the heap, so that an idle link does not carry it. */
 struct wire_write {

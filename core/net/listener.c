@@ -14,7 +14,7 @@
 #include "net/link_internal.h"
 
 #define LISTENER_MAGIC MAGIC('l', 's', 't', 'n')
-#define RESERVED_FDS 16     /* accepting pauses when so few are left: what is open needs files too */
+#define RESERVED_FDS 16 /* accepting pauses when so few are left: what is open needs files too */
 #define SHORTAGE_PAUSE_MS 100
 
 struct listener {

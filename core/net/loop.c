@@ -130,8 +130,8 @@ void loop_free(struct loop *loop) {
     must(turn < 10000); /* a link was not closed by its owner */
     loop_run_once(loop, 1);
   }
-  uv_handle_t *handles[HANDLES] = {(uv_handle_t *)&loop->wheel_timer, (uv_handle_t *)&loop->turn_timer,
-                                   (uv_handle_t *)&loop->prepare, (uv_handle_t *)&loop->idle};
+  uv_handle_t *handles[HANDLES] = {(uv_handle_t *)&loop->wheel_timer, (uv_handle_t *)&loop->turn_timer, (uv_handle_t *)&loop->prepare,
+                                   (uv_handle_t *)&loop->idle};
   for (int i = 0; i < HANDLES; i++) uv_close(handles[i], NULL);
   uv_run(&loop->uv, UV_RUN_DEFAULT);
   int left = uv_loop_close(&loop->uv);

@@ -26,14 +26,14 @@ struct loop {
   struct wheel *wheel;
   uv_timer_t wheel_timer;
   uv_prepare_t prepare;
-  uv_idle_t idle;            /* active while deferred calls wait: keeps the poll from blocking */
-  struct list deferred;      /* struct deferred */
-  struct list flush;         /* links with staged bytes */
-  char *read_buffer;         /* LOOP_READ_BUFFER: received bytes (ciphertext on TLS links) */
-  char *plain_buffer;        /* LOOP_READ_BUFFER: plaintext of TLS links */
-  char *cipher_buffer;       /* LOOP_READ_BUFFER: records on their way out */
-  struct counters *counters; /* keeps; the owner's */
-  struct log *log;           /* keeps */
+  uv_idle_t idle;                                    /* active while deferred calls wait: keeps the poll from blocking */
+  struct list deferred;                              /* struct deferred */
+  struct list flush;                                 /* links with staged bytes */
+  char *read_buffer;                                 /* LOOP_READ_BUFFER: received bytes (ciphertext on TLS links) */
+  char *plain_buffer;                                /* LOOP_READ_BUFFER: plaintext of TLS links */
+  char *cipher_buffer;                               /* LOOP_READ_BUFFER: records on their way out */
+  struct counters *counters;                         /* keeps; the owner's */
+  struct log *log;                                   /* keeps */
   void (*on_turn)(struct loop *loop, void *context); /* once a turn, before polling (worker: take a new root) */
   void *turn_context;
   unsigned live_links;       /* links not yet freed, closed ones included */
@@ -41,8 +41,8 @@ struct loop {
   struct link_chunk *chunks; /* spare blocks for staged and unsent bytes (link_wire.c) */
   unsigned spare_chunks;
   struct bio_method_st *bio_method; /* of TLS links (link_tls.c) */
-  uv_timer_t turn_timer;     /* bounds loop_run_once */
-  uint64_t wheel_now_ms;     /* up to when the wheel was advanced */
+  uv_timer_t turn_timer;            /* bounds loop_run_once */
+  uint64_t wheel_now_ms;            /* up to when the wheel was advanced */
   bool is_stopping;
 };
 
@@ -56,8 +56,8 @@ void loop_stop(struct loop *loop);
 /* All links must be closed; runs the remaining close callbacks. */
 void loop_free(struct loop *loop);
 
-uint64_t loop_now_ms(const struct loop *loop);  /* cached, monotonic */
-uint64_t loop_now_us(const struct loop *loop);  /* read from the clock */
+uint64_t loop_now_ms(const struct loop *loop); /* cached, monotonic */
+uint64_t loop_now_us(const struct loop *loop); /* read from the clock */
 void loop_timer_start(struct loop *loop, struct timer *timer, uint64_t delay_ms);
 void loop_timer_stop(struct loop *loop, struct timer *timer);
 void deferred_init(struct deferred *deferred, void (*run)(struct deferred *deferred));

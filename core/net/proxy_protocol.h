@@ -8,9 +8,9 @@
 #include "base/address.h"
 
 struct proxy_header {
-  bool local;                        /* LOCAL or UNKNOWN: keep the connection's own addresses */
+  bool local; /* LOCAL or UNKNOWN: keep the connection's own addresses */
   struct address source, destination;
-  bool tls;                          /* v2 PP2_TYPE_SSL with PP2_CLIENT_SSL */
+  bool tls; /* v2 PP2_TYPE_SSL with PP2_CLIENT_SSL */
 };
 
 /* Returns the header's length when complete (header filled), 0 when more bytes are needed, ERROR_PROTOCOL when it is none. */

@@ -13,7 +13,7 @@
 #define RESOLVER_MAGIC MAGIC('r', 's', 'l', 'v')
 #define TRY_MS 2000
 #define TRIES 2
-#define POLL_MS 500           /* how often c-ares may look at its own timeouts */
+#define POLL_MS 500 /* how often c-ares may look at its own timeouts */
 #define ADDRESSES_MAX 64
 #define LITERAL_TTL 3600
 #define NAME_MAX_BYTES 254

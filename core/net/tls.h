@@ -9,8 +9,8 @@
 
 #include "base/span.h"
 
-struct certificate;  /* immutable, shared by threads; parsed on first use */
-struct tls_tickets;  /* keys shared by workers; live outside snapshots */
+struct certificate; /* immutable, shared by threads; parsed on first use */
+struct tls_tickets; /* keys shared by workers; live outside snapshots */
 struct tls_server;
 struct tls_client;
 
@@ -23,25 +23,25 @@ struct certificate *certificate_new_self_signed(void);
 bool certificate_covers(const struct certificate *certificate, struct span host);
 int64_t certificate_not_after(const struct certificate *certificate); /* unix seconds */
 
-struct tls_tickets *tls_tickets_new(void); /* random keys, rotated by tls_tickets_rotate */
+struct tls_tickets *tls_tickets_new(void);                                 /* random keys, rotated by tls_tickets_rotate */
 void tls_tickets_rotate(struct tls_tickets *tickets, int64_t now_seconds); /* makes a new key when the current is older than its life; old ones still decrypt */
 void tls_tickets_free(struct tls_tickets *tickets);
 
 struct tls_profile {
-  const char *protocols;  /* "TLSv1.2 TLSv1.3" */
-  const char *ciphers;    /* OpenSSL list, TLS 1.2 */
-  const char *curves;     /* "auto" or a list */
+  const char *protocols; /* "TLSv1.2 TLSv1.3" */
+  const char *ciphers;   /* OpenSSL list, TLS 1.2 */
+  const char *curves;    /* "auto" or a list */
   bool tickets;
   unsigned session_timeout; /* seconds */
   bool prefer_server_ciphers;
-  bool reject_unknown;    /* refuse the handshake for an unknown name */
+  bool reject_unknown; /* refuse the handshake for an unknown name */
 };
 
 /* Chooses the certificate for a lower-cased name ("" without SNI); NULL: refuse. The result stays valid during the call. */
 typedef struct certificate *(*tls_find_certificate)(void *context, struct span server_name);
 
-struct tls_server *tls_server_new(const struct tls_profile *profile, struct tls_tickets *tickets, tls_find_certificate find, void *context,
-                                  char *error, size_t error_size);
+struct tls_server *tls_server_new(const struct tls_profile *profile, struct tls_tickets *tickets, tls_find_certificate find, void *context, char *error,
+                                  size_t error_size);
 void tls_server_free(struct tls_server *server); /* links that started with it go on */
 
 /* Upstream TLS. verify: with `ca_pem` (empty: the system's). */

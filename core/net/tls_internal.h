@@ -11,7 +11,7 @@
 struct certificate {
   X509 *leaf;
   EVP_PKEY *key;
-  STACK_OF(X509) *chain;
+  STACK_OF(X509) * chain;
 };
 
 /* Counted by the links whose handshake runs; one worker's, hence plain. */

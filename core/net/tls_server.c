@@ -51,8 +51,7 @@ static int on_client_hello(SSL *ssl, int *alert, void *context) {
   }
   unsigned char hash[EVP_MAX_MD_SIZE];
   unsigned length = 0;
-  if (!EVP_Digest(handshake->name, handshake->name_length, hash, &length, EVP_sha256(), NULL) ||
-      !SSL_set_session_id_context(ssl, hash, length)) {
+  if (!EVP_Digest(handshake->name, handshake->name_length, hash, &length, EVP_sha256(), NULL) || !SSL_set_session_id_context(ssl, hash, length)) {
     *alert = SSL_AD_INTERNAL_ERROR;
     return SSL_CLIENT_HELLO_ERROR;
   }
@@ -63,8 +62,7 @@ static int on_client_hello(SSL *ssl, int *alert, void *context) {
 static int on_certificate(SSL *ssl, void *context) {
   struct tls_server *server = context;
   struct tls_handshake *handshake = SSL_get_app_data(ssl);
-  struct certificate *certificate =
-      handshake ? server->find(server->find_context, span_make(handshake->name, handshake->name_length)) : NULL;
+  struct certificate *certificate = handshake ? server->find(server->find_context, span_make(handshake->name, handshake->name_length)) : NULL;
   return certificate && SSL_use_cert_and_key(ssl, certificate->leaf, certificate->key, certificate->chain, 1) == 1;
 }
 
@@ -124,8 +122,8 @@ static bool configure(struct tls_server *server, const struct tls_profile *profi
   return true;
 }
 
-struct tls_server *tls_server_new(const struct tls_profile *profile, struct tls_tickets *tickets, tls_find_certificate find, void *context,
-                                  char *error, size_t error_size) {
+struct tls_server *tls_server_new(const struct tls_profile *profile, struct tls_tickets *tickets, tls_find_certificate find, void *context, char *error,
+                                  size_t error_size) {
   struct tls_server *server = calloc(1, sizeof *server);
   if (!server) abort();
   server->count = 1;

@@ -85,8 +85,7 @@ static int on_ticket(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHE
   }
   OSSL_PARAM parameters[] = {OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, key.mac, sizeof key.mac),
                              OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, (char *)"SHA256", 0), OSSL_PARAM_construct_end()};
-  if (result > 0 && (EVP_CipherInit_ex(cipher, EVP_aes_256_cbc(), NULL, key.cipher, iv, is_sealing) != 1 ||
-                     EVP_MAC_CTX_set_params(mac, parameters) != 1)) {
+  if (result > 0 && (EVP_CipherInit_ex(cipher, EVP_aes_256_cbc(), NULL, key.cipher, iv, is_sealing) != 1 || EVP_MAC_CTX_set_params(mac, parameters) != 1)) {
     result = -1;
   }
   OPENSSL_cleanse(&key, sizeof key);

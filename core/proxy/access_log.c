@@ -1,5 +1,5 @@
-/* Access log: see access_log.h. Text lines are the settings' compiled template; JSON lines are ours, with fixed names. A line is made in the worker's scratch buffer
- * and copied into its ring, where it never waits. Worker's thread. */
+/* Access log: see access_log.h. Text lines are the settings' compiled template; JSON lines are ours, with fixed names. A line is made in the worker's scratch
+ * buffer and copied into its ring, where it never waits. Worker's thread. */
 #include "proxy/access_log.h"
 
 #include "base/log.h"
@@ -116,7 +116,9 @@ void access_log_write(struct exchange *exchange) {
   if (settings->access_log_json) {
     write_json(exchange, line);
   } else {
-    enum template_escape escape = settings->log_format_escape_json ? TEMPLATE_ESCAPE_JSON : settings->log_format_escape_none ? TEMPLATE_ESCAPE_NONE : TEMPLATE_ESCAPE_LOG;
+    enum template_escape escape = settings->log_format_escape_json   ? TEMPLATE_ESCAPE_JSON
+                                  : settings->log_format_escape_none ? TEMPLATE_ESCAPE_NONE
+                                                                     : TEMPLATE_ESCAPE_LOG;
     const struct text_template *format = settings->log_format ? settings->log_format : worker->default_log_format;
     template_append(format, exchange_lookup, exchange, &exchange->arena, escape, escape == TEMPLATE_ESCAPE_LOG, line);
   }

@@ -81,10 +81,14 @@ static void on_request(void *owner, struct codec_stream *stream) {
 /* Two limits share a status with another cause; head_check's reason tells them apart. */
 static enum counter limit_of(int status, struct span why) {
   switch (status) {
-    case 400: return span_equal(why, SPAN("field name too long")) ? COUNTER_LIMIT_HEADER_NAME_BYTES : COUNTER_COUNT;
-    case 414: return COUNTER_LIMIT_REQUEST_LINE_BYTES;
-    case 431: return span_equal(why, SPAN("too many fields")) ? COUNTER_LIMIT_HEADER_FIELDS : COUNTER_LIMIT_HEAD_BYTES;
-    default: return COUNTER_COUNT;
+    case 400:
+      return span_equal(why, SPAN("field name too long")) ? COUNTER_LIMIT_HEADER_NAME_BYTES : COUNTER_COUNT;
+    case 414:
+      return COUNTER_LIMIT_REQUEST_LINE_BYTES;
+    case 431:
+      return span_equal(why, SPAN("too many fields")) ? COUNTER_LIMIT_HEADER_FIELDS : COUNTER_LIMIT_HEAD_BYTES;
+    default:
+      return COUNTER_COUNT;
   }
 }
 

@@ -10,19 +10,19 @@
 struct client {
   uint32_t magic;
   struct worker *worker;
-  struct list node;              /* in worker->clients */
-  struct link *link;             /* until the codec has it */
+  struct list node;  /* in worker->clients */
+  struct link *link; /* until the codec has it */
   struct codec_client *codec;
   bool is_https, has_proxy_header, is_starting;
   uint16_t listener_port;
-  struct address peer;           /* of the connection, or the PROXY header's source */
+  struct address peer; /* of the connection, or the PROXY header's source */
   char peer_ip[ADDRESS_TEXT];
   struct proxy_header proxy;
-  bool peer_is_trusted;          /* by the settings of when the connection was made */
-  struct buffer partial;         /* an incomplete PROXY header */
-  struct timer timer;            /* PROXY header, TLS handshake */
+  bool peer_is_trusted;  /* by the settings of when the connection was made */
+  struct buffer partial; /* an incomplete PROXY header */
+  struct timer timer;    /* PROXY header, TLS handshake */
   struct deferred start;
-  struct exchange *fresh;        /* between on_new and on_request */
+  struct exchange *fresh; /* between on_new and on_request */
   uint64_t serial;
   unsigned requests;
 };

@@ -1,5 +1,5 @@
-/* Connect: see connect.h. An endpoint is chosen from the worker's current root at each try, by the balancer hook (`wanted`) or by arithmetic; then a pooled connection
- * is taken or a new one dialled. Worker's thread. */
+/* Connect: see connect.h. An endpoint is chosen from the worker's current root at each try, by the balancer hook (`wanted`) or by arithmetic; then a pooled
+ * connection is taken or a new one dialled. Worker's thread. */
 #include "proxy/connect.h"
 
 #include "base/check.h"
@@ -71,7 +71,8 @@ static void begin_try(struct exchange *exchange, struct endpoint_record *record)
   exchange->failure = 0;
   exchange->failed_to_connect = exchange->head_arrived = exchange->upstream_ended = exchange->body_was_written = exchange->request_sent = false;
   exchange->is_reused_connection = false;
-  *connect_current_try(exchange) = (struct try_record){.address = arena_span(&exchange->arena, record->name), .connect_us = -1, .header_us = -1, .response_us = -1};
+  *connect_current_try(exchange) =
+      (struct try_record){.address = arena_span(&exchange->arena, record->name), .connect_us = -1, .header_us = -1, .response_us = -1};
 }
 
 void connect_end_try(struct exchange *exchange, int error) {
@@ -96,12 +97,18 @@ enum step_result step_balancer(struct exchange *exchange) {
   const struct upstream *upstream = exchange_upstream(exchange);
   if (!upstream || upstream->count == 0) return no_endpoint(exchange, upstream);
   switch (run_balancer(exchange)) {
-    case HOOK_NEXT: break;
-    case HOOK_ANSWERED: must(exchange->response); exchange->step = STEP_REPLY; return STEP_MORE;
-    case HOOK_WAIT: must(!"balancer waits");
+    case HOOK_NEXT:
+      break;
+    case HOOK_ANSWERED:
+      must(exchange->response);
+      exchange->step = STEP_REPLY;
+      return STEP_MORE;
+    case HOOK_WAIT:
+      must(!"balancer waits");
     /* fall through */
     case HOOK_FAILED:
-    default: return reply_error(exchange, 500, SPAN("a policy failed"));
+    default:
+      return reply_error(exchange, 500, SPAN("a policy failed"));
   }
   struct endpoint_record *record = exchange->wanted;
   if (!record) {
@@ -125,7 +132,8 @@ static bool wants_tls(const struct exchange *exchange) {
 }
 
 static bool is_supported(struct span protocol) {
-  return protocol.length == 0 || span_equal_nocase(protocol, SPAN("http")) || span_equal_nocase(protocol, SPAN("https")) || span_equal_nocase(protocol, SPAN("auto"));
+  return protocol.length == 0 || span_equal_nocase(protocol, SPAN("http")) || span_equal_nocase(protocol, SPAN("https")) ||
+         span_equal_nocase(protocol, SPAN("auto"));
 }
 
 static enum step_result start(struct exchange *exchange) {

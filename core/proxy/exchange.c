@@ -1,5 +1,5 @@
-/* Exchange: making and ending one, the runner, and what policies may change. A struct is pooled per worker and never given back to the system while the worker lives,
- * so that a late userdata can still compare generations. Everything else is in its arena. Worker's thread. */
+/* Exchange: making and ending one, the runner, and what policies may change. A struct is pooled per worker and never given back to the system while the worker
+ * lives, so that a late userdata can still compare generations. Everything else is in its arena. Worker's thread. */
 #include "proxy/exchange.h"
 
 #include <stdio.h>
@@ -213,9 +213,7 @@ const struct link_tls_info *exchange_tls(const struct exchange *exchange) {
   return link ? link_tls(link) : NULL;
 }
 
-struct span exchange_listener_scheme(const struct exchange *exchange) {
-  return exchange->client && exchange->client->is_https ? SPAN("https") : SPAN("http");
-}
+struct span exchange_listener_scheme(const struct exchange *exchange) { return exchange->client && exchange->client->is_https ? SPAN("https") : SPAN("http"); }
 
 uint16_t exchange_listener_port(const struct exchange *exchange) { return exchange->client ? exchange->client->listener_port : 0; }
 uint16_t exchange_client_port(const struct exchange *exchange) { return exchange->client ? address_port(&exchange->client->peer) : 0; }
@@ -224,8 +222,8 @@ const char *exchange_step_name(enum exchange_step step) { return (unsigned)step 
 
 size_t exchange_describe(const struct exchange *exchange, char *out, size_t size) {
   struct span host = exchange->host_name, path = exchange->facts.path, id = exchange->request_id;
-  int length = snprintf(out, size, "id=%.*s host=%.*s route=%.*s step=%s steps=", (int)id.length, id.data ? id.data : "", (int)host.length, host.data ? host.data : "",
-                        (int)path.length, path.data ? path.data : "", exchange_step_name(exchange->step));
+  int length = snprintf(out, size, "id=%.*s host=%.*s route=%.*s step=%s steps=", (int)id.length, id.data ? id.data : "", (int)host.length,
+                        host.data ? host.data : "", (int)path.length, path.data ? path.data : "", exchange_step_name(exchange->step));
   size_t used = length < 0 ? 0 : (size_t)length < size ? (size_t)length : size - 1;
   unsigned count = exchange->trace_count < EXCHANGE_TRACE ? exchange->trace_count : EXCHANGE_TRACE;
   for (unsigned i = 0; i < count && used + 1 < size; i++) {

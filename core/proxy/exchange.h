@@ -1,4 +1,5 @@
-/* Exchange: one request and its response. Lives in its own arena on one worker's thread. Script reads and changes it through these fields and the functions below. */
+/* Exchange: one request and its response. Lives in its own arena on one worker's thread. Script reads and changes it through these fields and the functions
+ * below. */
 #ifndef PROXY_EXCHANGE_H
 #define PROXY_EXCHANGE_H
 
@@ -47,87 +48,87 @@ struct route_facts {
 
 struct exchange {
   uint32_t magic;
-  uint32_t generation;            /* changes when the struct is reused: a Lua userdata remembers it; 0 never */
+  uint32_t generation; /* changes when the struct is reused: a Lua userdata remembers it; 0 never */
   enum exchange_step step;
   struct worker *worker;
-  struct client *client;          /* NULL after the connection is gone */
-  struct codec_stream *stream;    /* client side; NULL once finished or aborted */
+  struct client *client;       /* NULL after the connection is gone */
+  struct codec_stream *stream; /* client side; NULL once finished or aborted */
   struct arena arena;
-  struct list node;               /* in worker->exchanges */
+  struct list node; /* in worker->exchanges */
 
   /* the request, as policies see it */
-  struct request_head *request;   /* headers here are what goes upstream, before forwarded headers are written */
-  struct span host_name;          /* request.host: lower case, no port */
-  struct uri uri;                 /* path: decoded, normalised; query */
-  struct span target;             /* request.uri: origin form, bytes as received */
-  bool path_changed;              /* set_path / set_query was called: upstream gets the escaped path, else the bytes as received */
-  struct span scheme;             /* what the client used, after trusted X-Forwarded-Proto: "http" or "https" */
-  struct span best_host;          /* X-Forwarded-Host to send: Host as received, or the trusted one */
-  uint16_t forwarded_port;        /* X-Forwarded-Port to send */
-  struct address client_address;  /* after real-address handling */
-  char client_ip[ADDRESS_TEXT];   /* its text */
+  struct request_head *request;  /* headers here are what goes upstream, before forwarded headers are written */
+  struct span host_name;         /* request.host: lower case, no port */
+  struct uri uri;                /* path: decoded, normalised; query */
+  struct span target;            /* request.uri: origin form, bytes as received */
+  bool path_changed;             /* set_path / set_query was called: upstream gets the escaped path, else the bytes as received */
+  struct span scheme;            /* what the client used, after trusted X-Forwarded-Proto: "http" or "https" */
+  struct span best_host;         /* X-Forwarded-Host to send: Host as received, or the trusted one */
+  uint16_t forwarded_port;       /* X-Forwarded-Port to send */
+  struct address client_address; /* after real-address handling */
+  char client_ip[ADDRESS_TEXT];  /* its text */
   bool peer_is_trusted;
   struct span request_id;
 
   /* where it goes; host and policies are leased */
-  struct host *host;              /* the entry that matched; NULL if none */
-  struct host *owner;             /* host, or its owner for aliases; leased */
-  const struct route *route;      /* NULL: default backend */
+  struct host *host;         /* the entry that matched; NULL if none */
+  struct host *owner;        /* host, or its owner for aliases; leased */
+  const struct route *route; /* NULL: default backend */
   struct regex_match captures;
-  struct unit *policies;          /* leased */
+  struct unit *policies; /* leased */
   bool has_leases, is_detached;
-  struct upstream_ref upstream;   /* chosen by the route, or by use_upstream */
+  struct upstream_ref upstream;                  /* chosen by the route, or by use_upstream */
   const struct weighted_upstream *upstream_info; /* of the route; for handles: NULL and upstream_name set */
   struct span upstream_name;
   bool upstream_is_set_by_policy;
-  struct endpoint_record *endpoint;     /* of the current or last try; pinned */
-  struct endpoint_record *wanted;       /* upstream:choose() in this balancer run; pinned by the worker's current root only */
-  struct pooled *connection;      /* current upstream connection */
+  struct endpoint_record *endpoint; /* of the current or last try; pinned */
+  struct endpoint_record *wanted;   /* upstream:choose() in this balancer run; pinned by the worker's current root only */
+  struct pooled *connection;        /* current upstream connection */
   struct codec_stream *upstream_stream;
 
   /* the response, as policies see it */
   struct response_head *response; /* NULL until there is one */
   enum answer_source source;
-  struct span reply_body;         /* of our own answers */
-  struct span reply_reason;       /* why, for the log; never sent */
+  struct span reply_body;   /* of our own answers */
+  struct span reply_reason; /* why, for the log; never sent */
 
   /* proxy's own */
-  struct request_head request_head;     /* `request` points here: the codec's own head stays as received */
+  struct request_head request_head; /* `request` points here: the codec's own head stays as received */
   struct route_facts facts;
   const struct route_settings *settings; /* of the route, or the worker's defaults; a copy in the arena once detached. NULL before MATCH */
-  struct span received_host;            /* Host as received */
-  struct span alternative_name;         /* canary's upstream */
+  struct span received_host;             /* Host as received */
+  struct span alternative_name;          /* canary's upstream */
   struct balance_cursor *cursor;
-  unsigned failed_phases;               /* a header_filter failed: none runs again */
-  int failure;                          /* of the current try: ERROR_* or a libuv code; 0: none */
+  unsigned failed_phases; /* a header_filter failed: none runs again */
+  int failure;            /* of the current try: ERROR_* or a libuv code; 0: none */
   bool failed_to_connect, head_arrived, upstream_ended, sent_continue, request_stopped, reply_closes, is_reused_connection, avoid_pool, was_edited, is_logged;
   bool is_running, has_load, is_default, host_is_missing, client_half_closed, upstream_half_closed;
   unsigned stale_tries, balancer_tries; /* repeats on a stale pooled connection; those do not count as tries */
   uint64_t upstream_active_ms, relay_started_ms;
-  uint64_t budgeted;                    /* bytes of `body` counted in the process-wide budget */
-  int log_status;                       /* status for the log when none was sent: 499 */
-  uint64_t wire_sent;                   /* bytes sent on the client's stream, kept when it is finished */
+  uint64_t budgeted;  /* bytes of `body` counted in the process-wide budget */
+  int log_status;     /* status for the log when none was sent: 499 */
+  uint64_t wire_sent; /* bytes sent on the client's stream, kept when it is finished */
 
   /* per direction */
   bool request_ended, request_sent, response_started, response_ended, is_tunnel, client_left;
-  struct buffer body;             /* held request body */
+  struct buffer body; /* held request body */
   bool body_is_whole;
-  bool body_was_written;          /* any byte of the request reached the kernel in this try */
+  bool body_was_written; /* any byte of the request reached the kernel in this try */
 
   /* tries */
   unsigned try_count;
   unsigned tried_count;
 
   /* script's own; opaque here */
-  void *script;                   /* per-exchange state of the hook runner (ctx tables); NULL until a hook ran */
-  enum hook_phase phase;          /* of the hook that runs, for phase checks */
-  unsigned hook_index;            /* next hook to run in the phase (for waiting hooks) */
+  void *script;          /* per-exchange state of the hook runner (ctx tables); NULL until a hook ran */
+  enum hook_phase phase; /* of the hook that runs, for phase checks */
+  unsigned hook_index;   /* next hook to run in the phase (for waiting hooks) */
   unsigned variable_count;
 
   /* times: loop microseconds */
   uint64_t started_us, try_started_us, ended_us;
   int64_t started_unix_ms;
-  struct timer timer;             /* connect, read and send timeouts, detach: one, moved lazily */
+  struct timer timer; /* connect, read and send timeouts, detach: one, moved lazily */
   uint64_t request_bytes, body_bytes_received, body_bytes_sent, bytes_sent;
   struct span remote_user;
 

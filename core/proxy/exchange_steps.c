@@ -72,11 +72,16 @@ static enum step_result run_hooks(struct exchange *exchange, enum hook_phase pha
     lease_note_hooks(exchange);
   }
   switch (hooks->run(hooks->self, exchange, phase)) {
-    case HOOK_NEXT: return go(exchange, next);
-    case HOOK_ANSWERED: must(exchange->response); return go(exchange, STEP_REPLY);
-    case HOOK_WAIT: return STEP_WAIT;
+    case HOOK_NEXT:
+      return go(exchange, next);
+    case HOOK_ANSWERED:
+      must(exchange->response);
+      return go(exchange, STEP_REPLY);
+    case HOOK_WAIT:
+      return STEP_WAIT;
     case HOOK_FAILED:
-    default: return reply_error(exchange, 500, SPAN("a policy failed"));
+    default:
+      return reply_error(exchange, 500, SPAN("a policy failed"));
   }
 }
 

@@ -5,16 +5,16 @@
 #include "proxy/exchange.h"
 
 enum hook_result {
-  HOOK_NEXT = 0,      /* all hooks of the phase ran; go on */
-  HOOK_ANSWERED = 1,  /* exchange->response is set (exchange_respond and friends) */
-  HOOK_WAIT = 2,      /* a hook waits; exchange_hook_resume will be called */
-  HOOK_FAILED = 3     /* an uncaught error with on_error "deny": answer 500 (already logged and counted) */
+  HOOK_NEXT = 0,     /* all hooks of the phase ran; go on */
+  HOOK_ANSWERED = 1, /* exchange->response is set (exchange_respond and friends) */
+  HOOK_WAIT = 2,     /* a hook waits; exchange_hook_resume will be called */
+  HOOK_FAILED = 3    /* an uncaught error with on_error "deny": answer 500 (already logged and counted) */
 };
 
 struct hook_runner {
   void *self;
-  /* Runs exchange->route's (or owner host's, for HOOK_SERVER_REWRITE) hooks of that phase. Only called when the list is not empty. The policy set is exchange->policies.
-   * Hooks with on_error "skip" that fail are logged and passed over. */
+  /* Runs exchange->route's (or owner host's, for HOOK_SERVER_REWRITE) hooks of that phase. Only called when the list is not empty. The policy set is
+   * exchange->policies. Hooks with on_error "skip" that fail are logged and passed over. */
   enum hook_result (*run)(void *self, struct exchange *exchange, enum hook_phase phase);
   /* The exchange is over: late uses of its userdata raise. Called when exchange->script is not NULL. */
   void (*end)(void *self, struct exchange *exchange);

@@ -1,5 +1,5 @@
-/* Leases: see lease.h. An exchange counts itself on its host units and its policy set, never on a root, so that a root goes back at once and the publisher learns
- * which superseded units are still in use here. Entries are made once per unit id and kept: ids are small and reused. Worker's thread. */
+/* Leases: see lease.h. An exchange counts itself on its host units and its policy set, never on a root, so that a root goes back at once and the publisher
+ * learns which superseded units are still in use here. Entries are made once per unit id and kept: ids are small and reused. Worker's thread. */
 #include "proxy/lease.h"
 
 #include <stdlib.h>
@@ -66,10 +66,8 @@ void lease_drop(struct worker *worker, struct unit *unit) {
   if (--entry->count > 0) return;
   list_remove(&entry->node);
   bool was_listed = entry->is_listed;
-  if (was_listed || !entry->is_known)
-    forget(worker, entry);
-  else
-    list_insert_last(&worker->known, &entry->node);
+  if (was_listed || !entry->is_known) forget(worker, entry);
+  else list_insert_last(&worker->known, &entry->node);
   if (was_listed && worker->options.returns.unit_done) worker->options.returns.unit_done(worker->options.returns.context, unit);
 }
 

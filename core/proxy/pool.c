@@ -1,5 +1,5 @@
-/* Pool: see pool.h. Idle connections hang in buckets hashed by record, last used first, and in one list by age; nginx's limits (count, idle time, life, requests) come
- * from the settings of the current root. A timer looks at the old end once a second while there are idle ones. */
+/* Pool: see pool.h. Idle connections hang in buckets hashed by record, last used first, and in one list by age; nginx's limits (count, idle time, life,
+ * requests) come from the settings of the current root. A timer looks at the old end once a second while there are idle ones. */
 #include "proxy/pool.h"
 
 #include <stdlib.h>

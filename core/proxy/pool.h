@@ -24,13 +24,13 @@ struct pooled {
   struct worker *worker;
   struct endpoint_record *record; /* pinned */
   bool is_tls;
-  struct link *link;              /* while connecting */
-  struct codec_upstream *codec;   /* once open */
-  struct exchange *exchange;      /* who waits or uses it; NULL while idle */
-  int open_status;                /* dialled in memory: what the deferred call reports */
+  struct link *link;            /* while connecting */
+  struct codec_upstream *codec; /* once open */
+  struct exchange *exchange;    /* who waits or uses it; NULL while idle */
+  int open_status;              /* dialled in memory: what the deferred call reports */
   struct deferred opened;
-  struct list node;               /* idle ones: in their bucket */
-  struct list age;                /* idle ones: in the pool, oldest first */
+  struct list node; /* idle ones: in their bucket */
+  struct list age;  /* idle ones: in the pool, oldest first */
   uint64_t born_ms, idle_since_ms;
   unsigned requests;
 };

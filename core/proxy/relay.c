@@ -1,6 +1,6 @@
-/* Relay: see relay.h. Bytes go straight from one stream's event to the other stream; steps run only when a head, an end or a failure arrives. A sink that is full
- * pauses its source with PAUSE_SINK_FULL, and its drain resumes it. One timer serves connect, send and read timeouts and detaching; nothing is moved per event: when
- * it fires it looks at the time of the last progress. Worker's thread. */
+/* Relay: see relay.h. Bytes go straight from one stream's event to the other stream; steps run only when a head, an end or a failure arrives. A sink that is
+ * full pauses its source with PAUSE_SINK_FULL, and its drain resumes it. One timer serves connect, send and read timeouts and detaching; nothing is moved per
+ * event: when it fires it looks at the time of the last progress. Worker's thread. */
 #include "proxy/relay.h"
 
 #include "base/check.h"
@@ -248,7 +248,8 @@ const struct codec_events relay_upstream_events = {
     .on_abort = on_upstream_abort,
 };
 
-/* The endpoint has answered before it has the whole request. A refusal ends our sending, as in nginx; who answers 2xx may well go on reading while it writes. */
+/* The endpoint has answered before it has the whole request. A refusal ends our sending, as in nginx; who answers 2xx may well go on reading while it writes.
+ */
 static void stop_request(struct exchange *exchange) {
   exchange->request_stopped = true;
   if (!exchange->request_ended) exchange->stream->ops->discard_body(exchange->stream, LIMIT_DRAIN_BYTES);

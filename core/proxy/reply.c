@@ -55,8 +55,8 @@ enum step_result reply_add_slash(struct exchange *exchange) {
   struct span host = exchange->received_host.length ? exchange->received_host : exchange->host_name;
   struct span path = uri_escape_path(exchange->uri.path, arena), query = exchange->uri.query;
   struct response_head *response = reply_make(exchange, 301, ANSWER_PROXY);
-  struct span location = arena_printf(arena, "%.*s://%.*s%.*s/%s%.*s", (int)exchange->scheme.length, exchange->scheme.data, (int)host.length, host.data, (int)path.length,
-                                      path.data, query.data ? "?" : "", (int)query.length, query.data ? query.data : "");
+  struct span location = arena_printf(arena, "%.*s://%.*s%.*s/%s%.*s", (int)exchange->scheme.length, exchange->scheme.data, (int)host.length, host.data,
+                                      (int)path.length, path.data, query.data ? "?" : "", (int)query.length, query.data ? query.data : "");
   headers_add(&response->headers, HEADER_LOCATION, SPAN("Location"), location);
   headers_add(&response->headers, HEADER_CONTENT_TYPE, SPAN("Content-Type"), SPAN("text/html"));
   exchange->reply_body = status_page(301, arena);
@@ -74,12 +74,14 @@ bool reply_filter(struct exchange *exchange) {
   exchange->hook_index = 0;
   lease_note_hooks(exchange);
   switch (hooks->run(hooks->self, exchange, HOOK_HEADER_FILTER)) {
-    case HOOK_NEXT: return true;
+    case HOOK_NEXT:
+      return true;
     case HOOK_ANSWERED:
       exchange->failed_phases = 1; /* the answer of a header_filter is not filtered again */
       must(exchange->response && exchange->response != before);
       break;
-    case HOOK_WAIT: must(!"header_filter waits");
+    case HOOK_WAIT:
+      must(!"header_filter waits");
     /* fall through */
     case HOOK_FAILED:
     default:
@@ -114,8 +116,8 @@ enum step_result step_reply(struct exchange *exchange) {
   bool is_ours = response->status >= 500 && response->status != 501 && response->status != 505; /* the others are the client's fault */
   if (is_ours && exchange->reply_reason.length)
     log_write(exchange->worker->options.log, LOG_WARN, "answered with an error", "status=%d host=\"%.*s\" reason=\"%.*s\" upstream=\"%.*s\"", response->status,
-              (int)exchange->host_name.length, exchange->host_name.data ? exchange->host_name.data : "", (int)exchange->reply_reason.length, exchange->reply_reason.data,
-              (int)exchange->upstream_name.length, exchange->upstream_name.data ? exchange->upstream_name.data : "");
+              (int)exchange->host_name.length, exchange->host_name.data ? exchange->host_name.data : "", (int)exchange->reply_reason.length,
+              exchange->reply_reason.data, (int)exchange->upstream_name.length, exchange->upstream_name.data ? exchange->upstream_name.data : "");
   exchange->step = STEP_LOG;
   return STEP_MORE;
 }

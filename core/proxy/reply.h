@@ -4,8 +4,8 @@
 
 #include "proxy/exchange.h"
 
-/* Makes an error answer (nginx-like page) and turns the exchange to REPLY. `reason` is for the log only. If an answer has begun already, the exchange is to be cut off
- * instead: step LOG, the client's connection aborted. */
+/* Makes an error answer (nginx-like page) and turns the exchange to REPLY. `reason` is for the log only. If an answer has begun already, the exchange is to be
+ * cut off instead: step LOG, the client's connection aborted. */
 enum step_result reply_error(struct exchange *exchange, int status, struct span reason);
 /* The built-in default backend. */
 enum step_result reply_default(struct exchange *exchange);

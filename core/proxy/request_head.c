@@ -1,5 +1,5 @@
-/* Request head: see request_head.h. Who the client is follows nginx's realip: the PROXY header's source if the peer is trusted, then, with use-forwarded-headers or
- * enable-real-ip, the rightmost untrusted address of the forwarded list. Worker's thread; request_head_real_address is pure. */
+/* Request head: see request_head.h. Who the client is follows nginx's realip: the PROXY header's source if the peer is trusted, then, with
+ * use-forwarded-headers or enable-real-ip, the rightmost untrusted address of the forwarded list. Worker's thread; request_head_real_address is pure. */
 #include "proxy/request_head.h"
 
 #include <string.h>
@@ -105,7 +105,8 @@ static struct span origin_form(const struct exchange *exchange) {
   const struct uri *uri = &exchange->uri;
   if (uri->authority.length == 0) return request->target;
   const char *end = request->target.data + request->target.length;
-  if (uri->raw_path.length && uri->raw_path.data >= request->target.data && uri->raw_path.data < end) return span_make(uri->raw_path.data, (size_t)(end - uri->raw_path.data));
+  if (uri->raw_path.length && uri->raw_path.data >= request->target.data && uri->raw_path.data < end)
+    return span_make(uri->raw_path.data, (size_t)(end - uri->raw_path.data));
   return (struct span){NULL, 0};
 }
 

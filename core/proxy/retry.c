@@ -1,5 +1,6 @@
-/* Retry: see retry.h. The rule of DESIGN: as long as no byte of the answer has gone to the client, a try is repeated if no byte of the request was written, whatever
- * the method; or if the failure is one that the route names, the method may be repeated, and the whole body is held. "off" turns both off. Pure; any thread. */
+/* Retry: see retry.h. The rule of DESIGN: as long as no byte of the answer has gone to the client, a try is repeated if no byte of the request was written,
+ * whatever the method; or if the failure is one that the route names, the method may be repeated, and the whole body is held. "off" turns both off. Pure; any
+ * thread. */
 #include "proxy/retry.h"
 
 #include <uv.h>
@@ -12,14 +13,22 @@ uint32_t retry_reason(int error, int status) {
   if (error == ERROR_PROTOCOL || error == ERROR_LIMIT) return RETRY_INVALID_HEADER;
   if (error) return RETRY_ERROR;
   switch (status) {
-    case 403: return RETRY_403;
-    case 404: return RETRY_404;
-    case 429: return RETRY_429;
-    case 500: return RETRY_500;
-    case 502: return RETRY_502;
-    case 503: return RETRY_503;
-    case 504: return RETRY_504;
-    default: return 0;
+    case 403:
+      return RETRY_403;
+    case 404:
+      return RETRY_404;
+    case 429:
+      return RETRY_429;
+    case 500:
+      return RETRY_500;
+    case 502:
+      return RETRY_502;
+    case 503:
+      return RETRY_503;
+    case 504:
+      return RETRY_504;
+    default:
+      return 0;
   }
 }
 

@@ -1,5 +1,5 @@
-/* Tunnel: see tunnel.h. The same body events as a relay carry the bytes; only the end differs: each direction closes by itself (half close), and nothing moving for
- * read_timeout ends both. Worker's thread. */
+/* Tunnel: see tunnel.h. The same body events as a relay carry the bytes; only the end differs: each direction closes by itself (half close), and nothing moving
+ * for read_timeout ends both. Worker's thread. */
 #include "proxy/tunnel.h"
 
 #include "base/error.h"

@@ -1,14 +1,24 @@
-/* Upstream head: see upstream_head.h. The client's fields are copied but for those that we write ourselves; fixed edits come last, so that proxy-set-headers and
- * policies have the last word. Worker's thread. */
+/* Upstream head: see upstream_head.h. The client's fields are copied but for those that we write ourselves; fixed edits come last, so that proxy-set-headers
+ * and policies have the last word. Worker's thread. */
 #include "proxy/upstream_head.h"
 
 #include "proxy/client.h"
 
 /* Never copied from the client: written below, or not for upstreams. */
 static const bool is_ours[HEADER_ID_COUNT] = {
-    [HEADER_HOST] = true, [HEADER_EXPECT] = true, [HEADER_PROXY] = true, [HEADER_X_REQUEST_ID] = true, [HEADER_X_REAL_IP] = true,
-    [HEADER_X_FORWARDED_FOR] = true, [HEADER_X_FORWARDED_HOST] = true, [HEADER_X_FORWARDED_PORT] = true, [HEADER_X_FORWARDED_PROTO] = true,
-    [HEADER_X_FORWARDED_SCHEME] = true, [HEADER_X_SCHEME] = true, [HEADER_X_ORIGINAL_FORWARDED_FOR] = true, [HEADER_X_ORIGINAL_FORWARDED_HOST] = true,
+    [HEADER_HOST] = true,
+    [HEADER_EXPECT] = true,
+    [HEADER_PROXY] = true,
+    [HEADER_X_REQUEST_ID] = true,
+    [HEADER_X_REAL_IP] = true,
+    [HEADER_X_FORWARDED_FOR] = true,
+    [HEADER_X_FORWARDED_HOST] = true,
+    [HEADER_X_FORWARDED_PORT] = true,
+    [HEADER_X_FORWARDED_PROTO] = true,
+    [HEADER_X_FORWARDED_SCHEME] = true,
+    [HEADER_X_SCHEME] = true,
+    [HEADER_X_ORIGINAL_FORWARDED_FOR] = true,
+    [HEADER_X_ORIGINAL_FORWARDED_HOST] = true,
 };
 
 static void add(struct headers *headers, enum header_id id, struct span name, struct span value) {

@@ -1,5 +1,5 @@
-/* Variables: the values of templates and log formats (route/template.h lists them) for one exchange. Everything is computed on demand; what needs memory takes it from
- * the given arena. Worker's thread. */
+/* Variables: the values of templates and log formats (route/template.h lists them) for one exchange. Everything is computed on demand; what needs memory takes
+ * it from the given arena. Worker's thread. */
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <time.h>
@@ -68,15 +68,20 @@ static struct span time_or_dash(struct arena *arena, int64_t microseconds) {
 
 static struct span try_value(const struct try_record *record, enum try_value which, struct arena *arena) {
   switch (which) {
-    case TRY_ADDRESS: return record->address;
+    case TRY_ADDRESS:
+      return record->address;
     case TRY_STATUS:
       if (record->status) return number(arena, (uint64_t)record->status);
       return record->error && record->error != ERROR_CANCELLED ? number(arena, (uint64_t)retry_final_status(record->error)) : SPAN("-");
-    case TRY_RESPONSE_TIME: return time_or_dash(arena, record->response_us);
-    case TRY_CONNECT_TIME: return time_or_dash(arena, record->connect_us);
-    case TRY_HEADER_TIME: return time_or_dash(arena, record->header_us);
+    case TRY_RESPONSE_TIME:
+      return time_or_dash(arena, record->response_us);
+    case TRY_CONNECT_TIME:
+      return time_or_dash(arena, record->connect_us);
+    case TRY_HEADER_TIME:
+      return time_or_dash(arena, record->header_us);
     case TRY_LENGTH:
-    default: return number(arena, record->response_bytes);
+    default:
+      return number(arena, record->response_bytes);
   }
 }
 
@@ -130,10 +135,14 @@ static struct span tls_text(const struct exchange *exchange, enum variable varia
   const struct link_tls_info *tls = exchange_tls(exchange);
   if (!tls) return none;
   switch (variable) {
-    case VARIABLE_SSL_PROTOCOL: return span_of(tls->version);
-    case VARIABLE_SSL_CIPHER: return span_of(tls->cipher);
-    case VARIABLE_SSL_SERVER_NAME: return tls->server_name;
-    default: return tls->resumed ? SPAN("r") : SPAN(".");
+    case VARIABLE_SSL_PROTOCOL:
+      return span_of(tls->version);
+    case VARIABLE_SSL_CIPHER:
+      return span_of(tls->cipher);
+    case VARIABLE_SSL_SERVER_NAME:
+      return tls->server_name;
+    default:
+      return tls->resumed ? SPAN("r") : SPAN(".");
   }
 }
 
@@ -146,12 +155,18 @@ static struct span connection_value(const struct exchange *exchange, enum variab
   const struct client *client = exchange->client;
   if (!client) return none;
   switch (variable) {
-    case VARIABLE_SERVER_PORT: return number(arena, client->listener_port);
-    case VARIABLE_REMOTE_PORT: return number(arena, address_port(&client->peer));
-    case VARIABLE_REALIP_REMOTE_ADDR: return arena_span(arena, span_of(client->peer_ip));
-    case VARIABLE_CONNECTION: return number(arena, client->serial);
-    case VARIABLE_CONNECTION_REQUESTS: return number(arena, client->requests);
-    default: return none;
+    case VARIABLE_SERVER_PORT:
+      return number(arena, client->listener_port);
+    case VARIABLE_REMOTE_PORT:
+      return number(arena, address_port(&client->peer));
+    case VARIABLE_REALIP_REMOTE_ADDR:
+      return arena_span(arena, span_of(client->peer_ip));
+    case VARIABLE_CONNECTION:
+      return number(arena, client->serial);
+    case VARIABLE_CONNECTION_REQUESTS:
+      return number(arena, client->requests);
+    default:
+      return none;
   }
 }
 
@@ -159,79 +174,135 @@ struct span exchange_lookup(void *context, enum variable variable, struct span a
   struct exchange *exchange = exchange_of(context);
   struct worker *worker = exchange->worker;
   switch (variable) {
-    case VARIABLE_HOST: return exchange->host_name.length ? exchange->host_name : exchange->facts.server_name;
-    case VARIABLE_BEST_HTTP_HOST: return exchange->best_host;
-    case VARIABLE_HTTP_HOST_: return exchange->received_host;
-    case VARIABLE_HOSTNAME: return span_of(worker->hostname);
-    case VARIABLE_SERVER_NAME: return exchange->facts.server_name.length ? exchange->facts.server_name : SPAN("_");
-    case VARIABLE_SERVER_ADDR: return server_address(exchange, arena);
-    case VARIABLE_SERVER_PROTOCOL: return exchange->request && exchange->request->version_minor == 0 ? SPAN("HTTP/1.0") : SPAN("HTTP/1.1");
-    case VARIABLE_SCHEME: return exchange_listener_scheme(exchange);
-    case VARIABLE_PASS_ACCESS_SCHEME: return exchange->scheme;
-    case VARIABLE_PASS_SERVER_PORT: return number(arena, exchange->forwarded_port);
-    case VARIABLE_HTTPS: return span_equal(exchange_listener_scheme(exchange), SPAN("https")) ? SPAN("on") : none;
-    case VARIABLE_REQUEST: return request_line(exchange, arena);
-    case VARIABLE_REQUEST_METHOD: return exchange->request ? exchange->request->method : none;
-    case VARIABLE_REQUEST_URI: return exchange->target;
-    case VARIABLE_ESCAPED_REQUEST_URI: return uri_escape_component(exchange->target, arena);
+    case VARIABLE_HOST:
+      return exchange->host_name.length ? exchange->host_name : exchange->facts.server_name;
+    case VARIABLE_BEST_HTTP_HOST:
+      return exchange->best_host;
+    case VARIABLE_HTTP_HOST_:
+      return exchange->received_host;
+    case VARIABLE_HOSTNAME:
+      return span_of(worker->hostname);
+    case VARIABLE_SERVER_NAME:
+      return exchange->facts.server_name.length ? exchange->facts.server_name : SPAN("_");
+    case VARIABLE_SERVER_ADDR:
+      return server_address(exchange, arena);
+    case VARIABLE_SERVER_PROTOCOL:
+      return exchange->request && exchange->request->version_minor == 0 ? SPAN("HTTP/1.0") : SPAN("HTTP/1.1");
+    case VARIABLE_SCHEME:
+      return exchange_listener_scheme(exchange);
+    case VARIABLE_PASS_ACCESS_SCHEME:
+      return exchange->scheme;
+    case VARIABLE_PASS_SERVER_PORT:
+      return number(arena, exchange->forwarded_port);
+    case VARIABLE_HTTPS:
+      return span_equal(exchange_listener_scheme(exchange), SPAN("https")) ? SPAN("on") : none;
+    case VARIABLE_REQUEST:
+      return request_line(exchange, arena);
+    case VARIABLE_REQUEST_METHOD:
+      return exchange->request ? exchange->request->method : none;
+    case VARIABLE_REQUEST_URI:
+      return exchange->target;
+    case VARIABLE_ESCAPED_REQUEST_URI:
+      return uri_escape_component(exchange->target, arena);
     case VARIABLE_URI:
-    case VARIABLE_DOCUMENT_URI: return exchange->uri.path;
+    case VARIABLE_DOCUMENT_URI:
+      return exchange->uri.path;
     case VARIABLE_ARGS:
-    case VARIABLE_QUERY_STRING: return exchange->uri.query;
-    case VARIABLE_IS_ARGS: return exchange->uri.query.length ? SPAN("?") : none;
+    case VARIABLE_QUERY_STRING:
+      return exchange->uri.query;
+    case VARIABLE_IS_ARGS:
+      return exchange->uri.query.length ? SPAN("?") : none;
     case VARIABLE_REMOTE_ADDR:
     case VARIABLE_BINARY_REMOTE_ADDR:
-    case VARIABLE_THE_REAL_IP: return span_of(exchange->client_ip);
+    case VARIABLE_THE_REAL_IP:
+      return span_of(exchange->client_ip);
     case VARIABLE_SERVER_PORT:
     case VARIABLE_REMOTE_PORT:
     case VARIABLE_REALIP_REMOTE_ADDR:
     case VARIABLE_CONNECTION:
-    case VARIABLE_CONNECTION_REQUESTS: return connection_value(exchange, variable, arena);
-    case VARIABLE_REMOTE_USER: return exchange->remote_user.length ? exchange->remote_user : basic_user(exchange, arena);
-    case VARIABLE_PROXY_PROTOCOL_ADDR: return proxy_address(exchange, arena);
-    case VARIABLE_PROXY_PROTOCOL_PORT: return proxy_port(exchange, arena);
-    case VARIABLE_TIME_LOCAL: return span_of(worker->time_local);
-    case VARIABLE_TIME_ISO8601: return span_of(worker->time_iso8601);
-    case VARIABLE_MSEC: return msec(arena);
-    case VARIABLE_STATUS: return arena_printf(arena, "%03d", status_of(exchange));
-    case VARIABLE_BODY_BYTES_SENT: return number(arena, exchange->body_bytes_sent);
-    case VARIABLE_BYTES_SENT: return number(arena, exchange->bytes_sent);
-    case VARIABLE_REQUEST_LENGTH: return number(arena, exchange->request_bytes);
-    case VARIABLE_REQUEST_TIME: return seconds(arena, exchange_duration_us(exchange) / 1000);
+    case VARIABLE_CONNECTION_REQUESTS:
+      return connection_value(exchange, variable, arena);
+    case VARIABLE_REMOTE_USER:
+      return exchange->remote_user.length ? exchange->remote_user : basic_user(exchange, arena);
+    case VARIABLE_PROXY_PROTOCOL_ADDR:
+      return proxy_address(exchange, arena);
+    case VARIABLE_PROXY_PROTOCOL_PORT:
+      return proxy_port(exchange, arena);
+    case VARIABLE_TIME_LOCAL:
+      return span_of(worker->time_local);
+    case VARIABLE_TIME_ISO8601:
+      return span_of(worker->time_iso8601);
+    case VARIABLE_MSEC:
+      return msec(arena);
+    case VARIABLE_STATUS:
+      return arena_printf(arena, "%03d", status_of(exchange));
+    case VARIABLE_BODY_BYTES_SENT:
+      return number(arena, exchange->body_bytes_sent);
+    case VARIABLE_BYTES_SENT:
+      return number(arena, exchange->bytes_sent);
+    case VARIABLE_REQUEST_LENGTH:
+      return number(arena, exchange->request_bytes);
+    case VARIABLE_REQUEST_TIME:
+      return seconds(arena, exchange_duration_us(exchange) / 1000);
     case VARIABLE_REQUEST_ID:
-    case VARIABLE_REQ_ID: return exchange->request_id;
+    case VARIABLE_REQ_ID:
+      return exchange->request_id;
     case VARIABLE_CONTENT_LENGTH:
       return exchange->request && exchange->request->body.framing == BODY_LENGTH ? number(arena, exchange->request->body.length) : none;
-    case VARIABLE_CONTENT_TYPE: return exchange->request ? headers_get(&exchange->request->headers, HEADER_CONTENT_TYPE) : none;
+    case VARIABLE_CONTENT_TYPE:
+      return exchange->request ? headers_get(&exchange->request->headers, HEADER_CONTENT_TYPE) : none;
     case VARIABLE_PROXY_UPSTREAM_NAME:
-    case VARIABLE_PROXY_HOST: return exchange->upstream_name;
-    case VARIABLE_PROXY_ALTERNATIVE_UPSTREAM_NAME: return exchange->alternative_name.data ? exchange->alternative_name : SPAN("");
-    case VARIABLE_UPSTREAM_ADDR: return tries(exchange, TRY_ADDRESS, arena);
-    case VARIABLE_UPSTREAM_STATUS: return tries(exchange, TRY_STATUS, arena);
-    case VARIABLE_UPSTREAM_RESPONSE_TIME: return tries(exchange, TRY_RESPONSE_TIME, arena);
-    case VARIABLE_UPSTREAM_CONNECT_TIME: return tries(exchange, TRY_CONNECT_TIME, arena);
-    case VARIABLE_UPSTREAM_HEADER_TIME: return tries(exchange, TRY_HEADER_TIME, arena);
-    case VARIABLE_UPSTREAM_RESPONSE_LENGTH: return tries(exchange, TRY_LENGTH, arena);
-    case VARIABLE_NAMESPACE: return exchange->facts.namespace;
-    case VARIABLE_INGRESS_NAME: return exchange->facts.ingress;
-    case VARIABLE_SERVICE_NAME: return exchange->facts.service;
-    case VARIABLE_SERVICE_PORT: return exchange->facts.port;
-    case VARIABLE_LOCATION_PATH: return exchange->facts.path;
+    case VARIABLE_PROXY_HOST:
+      return exchange->upstream_name;
+    case VARIABLE_PROXY_ALTERNATIVE_UPSTREAM_NAME:
+      return exchange->alternative_name.data ? exchange->alternative_name : SPAN("");
+    case VARIABLE_UPSTREAM_ADDR:
+      return tries(exchange, TRY_ADDRESS, arena);
+    case VARIABLE_UPSTREAM_STATUS:
+      return tries(exchange, TRY_STATUS, arena);
+    case VARIABLE_UPSTREAM_RESPONSE_TIME:
+      return tries(exchange, TRY_RESPONSE_TIME, arena);
+    case VARIABLE_UPSTREAM_CONNECT_TIME:
+      return tries(exchange, TRY_CONNECT_TIME, arena);
+    case VARIABLE_UPSTREAM_HEADER_TIME:
+      return tries(exchange, TRY_HEADER_TIME, arena);
+    case VARIABLE_UPSTREAM_RESPONSE_LENGTH:
+      return tries(exchange, TRY_LENGTH, arena);
+    case VARIABLE_NAMESPACE:
+      return exchange->facts.namespace;
+    case VARIABLE_INGRESS_NAME:
+      return exchange->facts.ingress;
+    case VARIABLE_SERVICE_NAME:
+      return exchange->facts.service;
+    case VARIABLE_SERVICE_PORT:
+      return exchange->facts.port;
+    case VARIABLE_LOCATION_PATH:
+      return exchange->facts.path;
     case VARIABLE_SSL_PROTOCOL:
     case VARIABLE_SSL_CIPHER:
     case VARIABLE_SSL_SERVER_NAME:
-    case VARIABLE_SSL_SESSION_REUSED: return tls_text(exchange, variable);
-    case VARIABLE_PID: return number(arena, (uint64_t)getpid());
-    case VARIABLE_PIPE: return SPAN(".");
-    case VARIABLE_CAPTURE: return group(exchange, argument);
-    case VARIABLE_HTTP: return request_field(exchange, argument, arena);
+    case VARIABLE_SSL_SESSION_REUSED:
+      return tls_text(exchange, variable);
+    case VARIABLE_PID:
+      return number(arena, (uint64_t)getpid());
+    case VARIABLE_PIPE:
+      return SPAN(".");
+    case VARIABLE_CAPTURE:
+      return group(exchange, argument);
+    case VARIABLE_HTTP:
+      return request_field(exchange, argument, arena);
     case VARIABLE_SENT_HTTP:
-    case VARIABLE_UPSTREAM_HTTP: return response_field(exchange, argument, arena);
-    case VARIABLE_ARG: return uri_argument(exchange->uri.query, argument);
-    case VARIABLE_COOKIE: return exchange->request ? cookie_get(&exchange->request->headers, argument) : none;
-    case VARIABLE_VAR: return exchange_variable(exchange, argument);
+    case VARIABLE_UPSTREAM_HTTP:
+      return response_field(exchange, argument, arena);
+    case VARIABLE_ARG:
+      return uri_argument(exchange->uri.query, argument);
+    case VARIABLE_COOKIE:
+      return exchange->request ? cookie_get(&exchange->request->headers, argument) : none;
+    case VARIABLE_VAR:
+      return exchange_variable(exchange, argument);
     case VARIABLE_TEXT:
     case VARIABLE_COUNT:
-    default: return none;
+    default:
+      return none;
   }
 }

@@ -27,9 +27,9 @@ struct root_return {
 struct unit_leases {
   struct unit *unit;
   uint32_t count;
-  bool is_listed;          /* reported with a root that was given back: unit_done is due */
-  bool is_known;           /* hooks may have decoded something for it: forget is due */
-  struct list node;        /* in worker->leased while count > 0, else in worker->known while is_known */
+  bool is_listed;   /* reported with a root that was given back: unit_done is due */
+  bool is_known;    /* hooks may have decoded something for it: forget is due */
+  struct list node; /* in worker->leased while count > 0, else in worker->known while is_known */
 };
 
 struct worker_options {
@@ -41,8 +41,8 @@ struct worker_options {
   void *context;
   struct hook_runner hooks;
   struct root_return returns;
-  struct log *log;         /* keeps */
-  struct counters *counters; /* keeps */
+  struct log *log;               /* keeps */
+  struct counters *counters;     /* keeps */
   _Atomic uint64_t *body_budget; /* process-wide held body bytes */
 };
 
@@ -51,11 +51,11 @@ struct worker {
   unsigned number;
   struct loop loop;
   struct worker_options options;
-  struct snapshot *root;                  /* current; NULL before the first */
-  _Atomic(struct snapshot *) inbox;       /* publisher puts, worker takes */
+  struct snapshot *root;            /* current; NULL before the first */
+  _Atomic(struct snapshot *) inbox; /* publisher puts, worker takes */
   uv_async_t wake;
   uv_check_t polled;
-  struct unit_leases **leases;            /* by unit id */
+  struct unit_leases **leases; /* by unit id */
   unsigned lease_capacity;
   struct list leased, known;
   struct list clients, exchanges;
@@ -64,32 +64,32 @@ struct worker {
   struct arena_cache blocks;
   struct exchange *free_exchanges;
   struct random random;
-  struct balance_cursor *cursors;         /* by upstream slot */
+  struct balance_cursor *cursors; /* by upstream slot */
   unsigned cursor_count;
   struct listener *listeners[8];
   unsigned listener_count;
   struct timer drain_timer;
-  unsigned detach_after_ms;               /* DETACH_AFTER_MS; tests shorten it */
+  unsigned detach_after_ms; /* DETACH_AFTER_MS; tests shorten it */
   bool is_draining, says_close, is_accepting;
-  _Atomic int command;                    /* enum worker_command, highest given */
+  _Atomic int command; /* enum worker_command, highest given */
   uint32_t exchange_generation;
   uint64_t connection_serial;
-  struct upstream_ref default_upstream;   /* of settings->default_upstream in the current root */
+  struct upstream_ref default_upstream; /* of settings->default_upstream in the current root */
   bool has_default_upstream;
   struct route_settings default_settings; /* for requests without a route */
   struct text_template *default_log_format;
   struct tls_client *upstream_tls;
-  struct buffer line;                     /* scratch of the access log */
+  struct buffer line; /* scratch of the access log */
   char hostname[256];
   struct link *(*dial)(void *context, struct worker *worker, struct endpoint_record *record);
   void *dial_context;
-  unsigned lease_count;                   /* all leases: 0 when nothing runs */
+  unsigned lease_count; /* all leases: 0 when nothing runs */
   int64_t date_seconds;
   char date[32];
   char time_local[40], time_iso8601[40];
-  _Atomic(struct exchange *) running;     /* the exchange whose step runs now: crash dump, on whatever thread that happens */
-  _Atomic(const char *) running_policy;   /* set by script while a hook runs: the same */
-  _Atomic uint64_t turn_started_ms;       /* watchdog: 0 while polling */
+  _Atomic(struct exchange *) running;   /* the exchange whose step runs now: crash dump, on whatever thread that happens */
+  _Atomic(const char *) running_policy; /* set by script while a hook runs: the same */
+  _Atomic uint64_t turn_started_ms;     /* watchdog: 0 while polling */
 };
 
 /* Any thread: publisher puts a root and wakes the worker; returns an untaken one that it replaced, or NULL. */
@@ -97,7 +97,7 @@ struct snapshot *worker_give_root(struct worker *worker, struct snapshot *root);
 
 /* Worker's thread (or before it runs). 0 or a libuv code with a message naming the address. */
 int worker_init(struct worker *worker, const struct worker_options *options, char *error, size_t error_size);
-void worker_run(struct worker *worker);   /* until stopped */
+void worker_run(struct worker *worker); /* until stopped */
 /* Any thread, through the wake handle: say Connection: close from now on / close listeners and idle connections, then stop when all is done / at once. */
 enum worker_command { WORKER_COMMAND_NONE = 0, WORKER_SAY_CLOSE = 1, WORKER_DRAIN = 2, WORKER_STOP = 3 };
 void worker_command(struct worker *worker, enum worker_command command);

@@ -1,8 +1,8 @@
 /* Endpoints and upstreams.
  *
- * A *record* holds what must live through configuration changes: health and load of one upstream's endpoint at one address, one per process, relaxed atomics. Lists
- * (units) name records. A worker may use a record it found through its current root; before it keeps it across a callback it pins it. The publisher frees a record
- * that no list names when its pins are 0 and no root that named it is live. */
+ * A *record* holds what must live through configuration changes: health and load of one upstream's endpoint at one address, one per process, relaxed atomics.
+ * Lists (units) name records. A worker may use a record it found through its current root; before it keeps it across a callback it pins it. The publisher frees
+ * a record that no list names when its pins are 0 and no root that named it is live. */
 #ifndef ROUTE_ENDPOINT_H
 #define ROUTE_ENDPOINT_H
 
@@ -27,30 +27,30 @@ struct endpoint_record {
   _Atomic uint32_t failures;         /* connect failures in a row */
   _Atomic uint64_t first_failure_ms; /* the last but one of this row: three failures in a row span from it to now */
   _Atomic uint64_t last_failure_ms;
-  _Atomic uint64_t out_until_ms;     /* marked failed until then; 0: healthy */
-  _Atomic bool is_on_trial;          /* one request is trying it after its time out */
-  _Atomic uint64_t ewma_us;          /* peak EWMA of connect + response time, and when it was written */
+  _Atomic uint64_t out_until_ms; /* marked failed until then; 0: healthy */
+  _Atomic bool is_on_trial;      /* one request is trying it after its time out */
+  _Atomic uint64_t ewma_us;      /* peak EWMA of connect + response time, and when it was written */
   _Atomic uint64_t ewma_at_ms;
 };
 #define ENDPOINT_MAGIC 0x706e6465u
 
 struct endpoint {
   struct endpoint_record *record;
-  bool is_ready;     /* takes new sessions and requests */
-  bool is_draining;  /* terminating but still serving: only its own sticky sessions */
+  bool is_ready;    /* takes new sessions and requests */
+  bool is_draining; /* terminating but still serving: only its own sticky sessions */
 };
 
 /* A unit: what an upstream is now. */
 struct upstream {
   struct unit unit;
-  struct span name;                       /* "namespace-service-port" */
+  struct span name; /* "namespace-service-port" */
   struct span namespace, service, port;
   unsigned slot;
-  struct endpoint *endpoints;             /* ready ones first, then draining ones */
+  struct endpoint *endpoints; /* ready ones first, then draining ones */
   unsigned count, ready;
-  struct hash_ring *ring;                 /* over the ready ones, see balance.c; NULL when there is none */
-  bool is_missing;                        /* the Service does not exist, or has no usable endpoints: 503, not 502 */
-  struct span external_name;              /* not empty: the publisher resolves it, then upstream_new_resolved */
+  struct hash_ring *ring;    /* over the ready ones, see balance.c; NULL when there is none */
+  bool is_missing;           /* the Service does not exist, or has no usable endpoints: 503, not 502 */
+  struct span external_name; /* not empty: the publisher resolves it, then upstream_new_resolved */
   uint16_t external_port;
 };
 
@@ -80,7 +80,7 @@ struct balance_request {
   struct balance_cursor *cursor;
   struct random *random;
   uint64_t now_ms;
-  struct span hash_key;                 /* BALANCER_HASH */
+  struct span hash_key; /* BALANCER_HASH */
   unsigned hash_subset_size;
   const struct endpoint_record *tried[BALANCE_TRIED]; /* by this exchange: avoided while another is there */
   unsigned tried_count;

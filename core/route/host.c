@@ -212,10 +212,8 @@ static bool read_path(struct making *making, struct span map, struct route *rout
   if (route->path.length == 0) return body_fail(making->error, "path: is missing");
   if (route->path.length > UINT16_MAX) return body_fail(making->error, "path: is longer than %d bytes", UINT16_MAX);
   if (route->path.data[0] != '/') return body_fail(making->error, "path: does not begin with \"/\"");
-  if (span_equal(type, SPAN("exact")))
-    route->path_type = PATH_EXACT;
-  else if (!span_equal(type, SPAN("prefix")))
-    return body_fail(making->error, "type: is not exact or prefix");
+  if (span_equal(type, SPAN("exact"))) route->path_type = PATH_EXACT;
+  else if (!span_equal(type, SPAN("prefix"))) return body_fail(making->error, "type: is not exact or prefix");
   if (!making->host->regex_mode) return true;
   return compile_path(making, pattern.length ? pattern : route->path, route);
 }

@@ -1,5 +1,5 @@
-/* Regex: PCRE2, JIT-compiled where available, with match, depth and heap limits (base/limits.h). Immutable; match data is per call (a small pool on the caller's stack
- * or arena). */
+/* Regex: PCRE2, JIT-compiled where available, with match, depth and heap limits (base/limits.h). Immutable; match data is per call (a small pool on the
+ * caller's stack or arena). */
 #ifndef ROUTE_REGEX_H
 #define ROUTE_REGEX_H
 

@@ -10,43 +10,60 @@
 
 /* X(name, type, default, unit). Types: SECONDS (number, kept as milliseconds), BYTES, INTEGER, FLAG,
  * TEXT (span; template text where said), ENUM by its table, RETRY (list of words -> bits). */
-#define ROUTE_SETTINGS(X)                                              \
-  X(connect_timeout, SECONDS, 5000, "seconds")                         \
-  X(read_timeout, SECONDS, 60000, "seconds")                           \
-  X(send_timeout, SECONDS, 60000, "seconds")                           \
-  X(body_limit, BYTES, 1048576, "bytes, 0 = none")                     \
-  X(request_body_buffer, BYTES, 65536, "bytes")                        \
-  X(head_limit, BYTES, 32768, "bytes of an upstream's head")           \
-  X(request_buffering, FLAG, 1, "")                                    \
-  X(response_buffering, FLAG, 0, "")                                   \
-  X(http_version, TEXT, 0, "1.0 or 1.1")                               \
-  X(protocol, TEXT, 0, "http https grpc grpcs auto fastcgi")           \
-  X(upstream_host, TEXT, 0, "template: Host sent upstream")            \
-  X(balancer, BALANCER, 0, "round_robin least_connections ewma hash")  \
-  X(hash_by, TEXT, 0, "template")                                      \
-  X(hash_subset_size, INTEGER, 0, "endpoints, 0 = no subsets")         \
-  X(retry_on, RETRY, 3, "words of proxy-next-upstream")                \
-  X(retry_tries, INTEGER, 3, "tries, 0 = no limit")                    \
-  X(retry_timeout, SECONDS, 0, "seconds, 0 = no limit")                \
-  X(retry_non_idempotent, FLAG, 0, "")                                 \
-  X(limit_rate, BYTES, 0, "bytes per second")                          \
-  X(limit_rate_after, BYTES, 0, "bytes")                               \
-  X(use_service_address, FLAG, 0, "")                                  \
-  X(fallback_upstream, TEXT, 0, "upstream name")                       \
-  X(satisfy, TEXT, 0, "all or any")                                    \
-  X(intercept_errors, FLAG, 0, "")                                     \
-  X(compression, FLAG, 0, "")                                          \
-  X(access_log, FLAG, 1, "")                                           \
-  X(tracing, FLAG, 0, "")                                              \
-  X(tracing_name, TEXT, 0, "")                                         \
+#define ROUTE_SETTINGS(X) \
+  X(connect_timeout, SECONDS, 5000, "seconds") \
+  X(read_timeout, SECONDS, 60000, "seconds") \
+  X(send_timeout, SECONDS, 60000, "seconds") \
+  X(body_limit, BYTES, 1048576, "bytes, 0 = none") \
+  X(request_body_buffer, BYTES, 65536, "bytes") \
+  X(head_limit, BYTES, 32768, "bytes of an upstream's head") \
+  X(request_buffering, FLAG, 1, "") \
+  X(response_buffering, FLAG, 0, "") \
+  X(http_version, TEXT, 0, "1.0 or 1.1") \
+  X(protocol, TEXT, 0, "http https grpc grpcs auto fastcgi") \
+  X(upstream_host, TEXT, 0, "template: Host sent upstream") \
+  X(balancer, BALANCER, 0, "round_robin least_connections ewma hash") \
+  X(hash_by, TEXT, 0, "template") \
+  X(hash_subset_size, INTEGER, 0, "endpoints, 0 = no subsets") \
+  X(retry_on, RETRY, 3, "words of proxy-next-upstream") \
+  X(retry_tries, INTEGER, 3, "tries, 0 = no limit") \
+  X(retry_timeout, SECONDS, 0, "seconds, 0 = no limit") \
+  X(retry_non_idempotent, FLAG, 0, "") \
+  X(limit_rate, BYTES, 0, "bytes per second") \
+  X(limit_rate_after, BYTES, 0, "bytes") \
+  X(use_service_address, FLAG, 0, "") \
+  X(fallback_upstream, TEXT, 0, "upstream name") \
+  X(satisfy, TEXT, 0, "all or any") \
+  X(intercept_errors, FLAG, 0, "") \
+  X(compression, FLAG, 0, "") \
+  X(access_log, FLAG, 1, "") \
+  X(tracing, FLAG, 0, "") \
+  X(tracing_name, TEXT, 0, "") \
   X(tracing_trust, FLAG, 1, "")
 
-enum route_setting_type { ROUTE_SETTING_SECONDS = 1, ROUTE_SETTING_BYTES, ROUTE_SETTING_INTEGER, ROUTE_SETTING_FLAG, ROUTE_SETTING_TEXT,
-                          ROUTE_SETTING_BALANCER, ROUTE_SETTING_RETRY };
+enum route_setting_type {
+  ROUTE_SETTING_SECONDS = 1,
+  ROUTE_SETTING_BYTES,
+  ROUTE_SETTING_INTEGER,
+  ROUTE_SETTING_FLAG,
+  ROUTE_SETTING_TEXT,
+  ROUTE_SETTING_BALANCER,
+  ROUTE_SETTING_RETRY
+};
 
 enum retry_on {
-  RETRY_ERROR = 1, RETRY_TIMEOUT = 2, RETRY_INVALID_HEADER = 4, RETRY_500 = 8, RETRY_502 = 16, RETRY_503 = 32, RETRY_504 = 64,
-  RETRY_403 = 128, RETRY_404 = 256, RETRY_429 = 512, RETRY_NON_IDEMPOTENT = 1024, RETRY_OFF = 2048
+  RETRY_ERROR = 1,
+  RETRY_TIMEOUT = 2,
+  RETRY_INVALID_HEADER = 4,
+  RETRY_500 = 8,
+  RETRY_502 = 16,
+  RETRY_503 = 32,
+  RETRY_504 = 64,
+  RETRY_403 = 128,
+  RETRY_404 = 256,
+  RETRY_429 = 512,
+  RETRY_NON_IDEMPOTENT = 1024,
+  RETRY_OFF = 2048
 };
 
 enum balancer_kind { BALANCER_ROUND_ROBIN = 0, BALANCER_LEAST_CONNECTIONS = 1, BALANCER_EWMA = 2, BALANCER_HASH = 3 };

@@ -154,10 +154,8 @@ struct route_match router_match(const struct host *host, struct span path) {
   match.captures.count = 0;
   if (!router || path.length == 0) return match;
   if (!host->regex_mode) {
-    if (router->table)
-      look_up(router, path, &match);
-    else
-      walk(router, path, &match);
+    if (router->table) look_up(router, path, &match);
+    else walk(router, path, &match);
     return match;
   }
   for (unsigned i = 0; i < router->count; i++) {

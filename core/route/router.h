@@ -10,10 +10,10 @@
 const struct host *router_find_host(const struct snapshot *snapshot, struct span host);
 
 struct route_match {
-  const struct route *route;       /* NULL: no route (404 of the default backend) */
-  bool add_slash;                  /* nginx's automatic 301: "/p" where only Prefix "/p/" exists */
-  struct regex_match captures;     /* regex mode; spans of `path` */
-  bool limited;                    /* a match limit ended the search: no route, to be counted */
+  const struct route *route;   /* NULL: no route (404 of the default backend) */
+  bool add_slash;              /* nginx's automatic 301: "/p" where only Prefix "/p/" exists */
+  struct regex_match captures; /* regex mode; spans of `path` */
+  bool limited;                /* a match limit ended the search: no route, to be counted */
 };
 /* `path`: decoded and normalised. */
 struct route_match router_match(const struct host *host, struct span path);

@@ -9,8 +9,8 @@
 #include "route/edit.h"
 
 /* ingress-nginx's upstreaminfo line. */
-#define LOG_FORMAT_DEFAULT                                                                                                            \
-  "$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \"$http_referer\" \"$http_user_agent\" "           \
+#define LOG_FORMAT_DEFAULT \
+  "$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \"$http_referer\" \"$http_user_agent\" " \
   "$request_length $request_time [$proxy_upstream_name] [$proxy_alternative_upstream_name] $upstream_addr $upstream_response_length " \
   "$upstream_response_time $upstream_status $req_id"
 

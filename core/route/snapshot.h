@@ -11,28 +11,28 @@
 #include "route/unit.h"
 
 struct upstream_slot {
-  struct upstream *upstream;    /* NULL: free, or named by a host but not (yet) described: 503 */
+  struct upstream *upstream; /* NULL: free, or named by a host but not (yet) described: 503 */
   uint32_t generation;
 };
 
 struct host_entry {
-  uint64_t hash;                /* 0: empty */
+  uint64_t hash; /* 0: empty */
   struct host *host;
 };
 struct certificate_entry {
   uint64_t hash;
   struct span key;
-  struct unit *unit;            /* UNIT_CERTIFICATE; app casts */
+  struct unit *unit; /* UNIT_CERTIFICATE; app casts */
 };
 
 struct snapshot {
   uint32_t magic;
-  uint64_t generation;          /* 1, 2, 3 ... */
+  uint64_t generation; /* 1, 2, 3 ... */
   struct settings *settings;
-  struct unit *policies;        /* UNIT_POLICIES; script casts */
-  struct host_entry *hosts;     /* open addressing, power of two */
+  struct unit *policies;    /* UNIT_POLICIES; script casts */
+  struct host_entry *hosts; /* open addressing, power of two */
   uint32_t host_capacity, host_count;
-  struct host *catch_all;       /* "_", or NULL */
+  struct host *catch_all; /* "_", or NULL */
   bool has_wildcards;
   struct upstream_slot *upstreams;
   uint32_t upstream_count;
@@ -52,7 +52,8 @@ struct unit *snapshot_put_policies(struct snapshot_builder *builder, struct unit
 struct unit *snapshot_put_host(struct snapshot_builder *builder, struct span name, struct host *host);
 struct unit *snapshot_put_certificate(struct snapshot_builder *builder, struct span key, struct unit *certificate);
 struct unit *snapshot_put_upstream(struct snapshot_builder *builder, struct span name, struct upstream *upstream);
-/* Slot of a name; made if new. A slot that after a build neither an upstream nor a host or the settings hold is free for another name, with another generation. */
+/* Slot of a name; made if new. A slot that after a build neither an upstream nor a host or the settings hold is free for another name, with another generation.
+ */
 struct upstream_ref snapshot_upstream_slot(struct snapshot_builder *builder, struct span name);
 /* A root of what is there now, next generation. */
 struct snapshot *snapshot_build(struct snapshot_builder *builder);

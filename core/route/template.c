@@ -191,12 +191,9 @@ static void append_json(struct buffer *out, struct span value) {
       continue;
     }
     buffer_append(out, span_make(value.data + start, i - start));
-    if (c == '"' || c == '\\')
-      buffer_printf(out, "\\%c", c);
-    else if (length == 0)
-      buffer_append(out, SPAN("\\ufffd")); /* a line that no reader refuses, though the bytes are no text */
-    else
-      buffer_printf(out, "\\u%04x", c);
+    if (c == '"' || c == '\\') buffer_printf(out, "\\%c", c);
+    else if (length == 0) buffer_append(out, SPAN("\\ufffd")); /* a line that no reader refuses, though the bytes are no text */
+    else buffer_printf(out, "\\u%04x", c);
     start = ++i;
   }
   buffer_append(out, span_skip(value, start));

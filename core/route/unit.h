@@ -16,13 +16,13 @@ enum unit_kind { UNIT_SETTINGS = 1, UNIT_HOST = 2, UNIT_UPSTREAM = 3, UNIT_CERTI
 struct unit {
   uint32_t magic;
   enum unit_kind kind;
-  uint32_t id;                          /* small, unique among live units, reused after free: index of workers' lease tables */
-  void (*release)(struct unit *unit);   /* frees it and what it owns */
+  uint32_t id;                        /* small, unique among live units, reused after free: index of workers' lease tables */
+  void (*release)(struct unit *unit); /* frees it and what it owns */
   struct arena arena;
   /* publisher only */
-  uint64_t born_at, retired_at;         /* root generations; retired_at 0 while named by the newest root */
-  uint64_t retired_ms;                  /* for the age gauge */
-  unsigned listed;                      /* workers that reported it as leased */
+  uint64_t born_at, retired_at; /* root generations; retired_at 0 while named by the newest root */
+  uint64_t retired_ms;          /* for the age gauge */
+  unsigned listed;              /* workers that reported it as leased */
   struct list retired;
 };
 

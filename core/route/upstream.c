@@ -98,10 +98,8 @@ static bool is_refused(const struct address *address) {
 }
 
 static void set_port(struct address *address, uint16_t port) {
-  if (address->any.sa_family == AF_INET)
-    address->v4.sin_port = htons(port);
-  else
-    address->v6.sin6_port = htons(port);
+  if (address->any.sa_family == AF_INET) address->v4.sin_port = htons(port);
+  else address->v6.sin6_port = htons(port);
 }
 
 static struct upstream *build(struct span name, struct span body, const struct address *addresses, size_t address_count, upstream_record record, void *context,

@@ -181,13 +181,26 @@ static bool read_value(struct reader *r, int depth) {
   skip_blank(r);
   if (r->at >= r->end) return fail(r, "it ends early");
   switch (*r->at) {
-  case '{': r->at++; return read_object(r, depth);
-  case '[': r->at++; return read_array(r, depth);
-  case '"': r->at++; return read_string(r);
-  case 't': lua_pushboolean(L, 1); return read_word(r, "true");
-  case 'f': lua_pushboolean(L, 0); return read_word(r, "false");
-  case 'n': lua_pack_push_null(L); return read_word(r, "null");
-  default: return read_number(r);
+    case '{':
+      r->at++;
+      return read_object(r, depth);
+    case '[':
+      r->at++;
+      return read_array(r, depth);
+    case '"':
+      r->at++;
+      return read_string(r);
+    case 't':
+      lua_pushboolean(L, 1);
+      return read_word(r, "true");
+    case 'f':
+      lua_pushboolean(L, 0);
+      return read_word(r, "false");
+    case 'n':
+      lua_pack_push_null(L);
+      return read_word(r, "null");
+    default:
+      return read_number(r);
   }
 }
 
@@ -255,23 +268,30 @@ static void write_table(lua_State *L, int table, struct buffer *out, int depth) 
 
 static void write_value(lua_State *L, int index, struct buffer *out, int depth) {
   switch (lua_type(L, index)) {
-  case LUA_TNIL: buffer_append(out, SPAN("null")); return;
-  case LUA_TBOOLEAN: buffer_append(out, lua_toboolean(L, index) ? SPAN("true") : SPAN("false")); return;
-  case LUA_TNUMBER: {
-    double number = lua_tonumber(L, index);
-    if (!isfinite(number)) luaL_error(L, "json.encode: a number is not finite");
-    if (number == floor(number) && fabs(number) < 1e15) buffer_printf(out, "%.0f", number);
-    else buffer_printf(out, "%.17g", number);
-    return;
-  }
-  case LUA_TSTRING: {
-    struct span text;
-    text.data = lua_tolstring(L, index, &text.length);
-    put_text(out, text);
-    return;
-  }
-  case LUA_TTABLE: write_table(L, index, out, depth); return;
-  default: break;
+    case LUA_TNIL:
+      buffer_append(out, SPAN("null"));
+      return;
+    case LUA_TBOOLEAN:
+      buffer_append(out, lua_toboolean(L, index) ? SPAN("true") : SPAN("false"));
+      return;
+    case LUA_TNUMBER: {
+      double number = lua_tonumber(L, index);
+      if (!isfinite(number)) luaL_error(L, "json.encode: a number is not finite");
+      if (number == floor(number) && fabs(number) < 1e15) buffer_printf(out, "%.0f", number);
+      else buffer_printf(out, "%.17g", number);
+      return;
+    }
+    case LUA_TSTRING: {
+      struct span text;
+      text.data = lua_tolstring(L, index, &text.length);
+      put_text(out, text);
+      return;
+    }
+    case LUA_TTABLE:
+      write_table(L, index, out, depth);
+      return;
+    default:
+      break;
   }
   if (!lua_pack_is_null(L, index)) luaL_error(L, "json.encode: a value is a %s", luaL_typename(L, index));
   buffer_append(out, SPAN("null"));

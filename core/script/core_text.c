@@ -258,8 +258,8 @@ static void register_group(lua_State *L, int core, const char *name, const luaL_
 }
 
 void core_text_register(lua_State *L, int core) {
-  static const luaL_Reg hash[] = {{"md5", hash_md5}, {"sha1", hash_sha1}, {"sha256", hash_sha256}, {"hmac_sha256", hash_hmac},
-                                   {"crc32", hash_crc}, {"fnv1a", hash_fnv}, {NULL, NULL}};
+  static const luaL_Reg hash[] = {{"md5", hash_md5},   {"sha1", hash_sha1}, {"sha256", hash_sha256}, {"hmac_sha256", hash_hmac}, {"crc32", hash_crc},
+                                  {"fnv1a", hash_fnv}, {NULL, NULL}};
   static const luaL_Reg hex[] = {{"encode", hex_encode}, {"decode", hex_decode}, {NULL, NULL}};
   static const luaL_Reg base64[] = {{"encode", base64_encode}, {"decode", base64_decode}, {NULL, NULL}};
   static const luaL_Reg times[] = {{"now", time_now}, {"monotonic", time_monotonic}, {"http_date", time_http_date}, {NULL, NULL}};

@@ -1,5 +1,5 @@
-/* Exchange answer: answers of hooks, the response, and which upstream. An answer is kept with the exchange's part until the hook returns it; the runner then makes it. Worker's
- * thread. */
+/* Exchange answer: answers of hooks, the response, and which upstream. An answer is kept with the exchange's part until the hook returns it; the runner then
+ * makes it. Worker's thread. */
 #include <lauxlib.h>
 #include <string.h>
 

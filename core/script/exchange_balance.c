@@ -1,4 +1,5 @@
-/* Exchange balance: which endpoint. Everything is read from the worker's current root at the call; an endpoint object is good until its hook returns. Worker's thread. */
+/* Exchange balance: which endpoint. Everything is read from the worker's current root at the call; an endpoint object is good until its hook returns. Worker's
+ * thread. */
 #include <lauxlib.h>
 #include <string.h>
 
@@ -15,7 +16,10 @@ static const struct try_record *last_try(const struct exchange *exchange) {
   return &exchange->tries[index < EXCHANGE_TRIES ? index : EXCHANGE_TRIES - 1];
 }
 
-MEMBER(upstream_name) { (void)box; return member_push_span(L, exchange->upstream_name.length ? exchange->upstream_name : (struct span){NULL, 0}); }
+MEMBER(upstream_name) {
+  (void)box;
+  return member_push_span(L, exchange->upstream_name.length ? exchange->upstream_name : (struct span){NULL, 0});
+}
 
 /* upstream:count() -> endpoints that take new requests, all endpoints (draining ones come last). */
 MEMBER(upstream_count) {
@@ -57,7 +61,8 @@ MEMBER(upstream_endpoint_at) {
 MEMBER(upstream_find_endpoint) {
   static const char *const names[] = {"md5", "sha1", "index", NULL};
   struct span key;
-  if (lua_type(L, 2) != LUA_TSTRING && lua_type(L, 2) != LUA_TNUMBER) return luaL_error(L, "exchange.upstream:find: the key is a %s, not a string", luaL_typename(L, 2));
+  if (lua_type(L, 2) != LUA_TSTRING && lua_type(L, 2) != LUA_TNUMBER)
+    return luaL_error(L, "exchange.upstream:find: the key is a %s, not a string", luaL_typename(L, 2));
   key.data = lua_tolstring(L, 2, &key.length);
   enum endpoint_key kind = (enum endpoint_key)luaL_checkoption(L, 3, "md5", names);
   const struct upstream *upstream = exchange_upstream(exchange);
@@ -117,11 +122,26 @@ MEMBER(upstream_status) {
   return 1;
 }
 
-MEMBER(upstream_connect_time) { (void)box; const struct try_record *record = last_try(exchange); return member_push_seconds(L, record ? record->connect_us : -1); }
-MEMBER(upstream_header_time) { (void)box; const struct try_record *record = last_try(exchange); return member_push_seconds(L, record ? record->header_us : -1); }
-MEMBER(upstream_response_time) { (void)box; const struct try_record *record = last_try(exchange); return member_push_seconds(L, record ? record->response_us : -1); }
+MEMBER(upstream_connect_time) {
+  (void)box;
+  const struct try_record *record = last_try(exchange);
+  return member_push_seconds(L, record ? record->connect_us : -1);
+}
+MEMBER(upstream_header_time) {
+  (void)box;
+  const struct try_record *record = last_try(exchange);
+  return member_push_seconds(L, record ? record->header_us : -1);
+}
+MEMBER(upstream_response_time) {
+  (void)box;
+  const struct try_record *record = last_try(exchange);
+  return member_push_seconds(L, record ? record->response_us : -1);
+}
 
-MEMBER(endpoint_address) { (void)exchange; return member_push_span(L, endpoint_of(box)->record->name); }
+MEMBER(endpoint_address) {
+  (void)exchange;
+  return member_push_span(L, endpoint_of(box)->record->name);
+}
 
 MEMBER(endpoint_key) {
   (void)exchange;

@@ -1,5 +1,5 @@
-/* Exchange members: the one table of what a policy can reach at request time, and in which phases. The functions are in exchange_request.c, exchange_answer.c and
- * exchange_balance.c. Constant. */
+/* Exchange members: the one table of what a policy can reach at request time, and in which phases. The functions are in exchange_request.c, exchange_answer.c
+ * and exchange_balance.c. Constant. */
 #include "script/exchange_members.h"
 
 #define FIELD false

@@ -1,5 +1,5 @@
-/* Exchange objects: the userdata, their metatables, and the two checks of each access (is the exchange still the same; may this be done in this phase). A part belongs to the
- * exchange's arena; userdata outlive it only after exchange_objects_end has cut them off. Worker's thread. */
+/* Exchange objects: the userdata, their metatables, and the two checks of each access (is the exchange still the same; may this be done in this phase). A part
+ * belongs to the exchange's arena; userdata outlive it only after exchange_objects_end has cut them off. Worker's thread. */
 #include "script/exchange_objects.h"
 
 #include <lauxlib.h>
@@ -193,7 +193,8 @@ void exchange_objects_push(lua_State *L, int table, struct exchange_part *part, 
 }
 
 /* Endpoints are not kept in the slot, but cut off by the run number; exchange_objects_end starts a new run too. */
-void exchange_objects_push_endpoint(lua_State *L, struct exchange_part *part, struct endpoint_record *record, enum endpoint_key key, bool is_ready, bool is_draining) {
+void exchange_objects_push_endpoint(lua_State *L, struct exchange_part *part, struct endpoint_record *record, enum endpoint_key key, bool is_ready,
+                                    bool is_draining) {
   struct endpoint_box *endpoint = lua_newuserdata(L, sizeof *endpoint);
   *endpoint = (struct endpoint_box){.box = {OBJECT_MAGIC, OBJECT_ENDPOINT, part->exchange->generation, part},
                                     .state = part->state,

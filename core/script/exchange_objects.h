@@ -1,5 +1,5 @@
-/* Exchange objects: an exchange and its parts (request, headers, upstream, ...) as userdata. Each is made at most once per exchange and state; each remembers the exchange's
- * generation, and every access checks it and the phase. What members there are is one table: exchange_members.c. */
+/* Exchange objects: an exchange and its parts (request, headers, upstream, ...) as userdata. Each is made at most once per exchange and state; each remembers
+ * the exchange's generation, and every access checks it and the phase. What members there are is one table: exchange_members.c. */
 #ifndef SCRIPT_EXCHANGE_OBJECTS_H
 #define SCRIPT_EXCHANGE_OBJECTS_H
 
@@ -11,25 +11,25 @@
 #include "script/state.h"
 
 /* X(KIND, name in messages, has fields) */
-#define OBJECTS(X)                                                     \
-  X(EXCHANGE, "exchange", 1)                                           \
-  X(CLIENT, "exchange.client", 1)                                      \
-  X(TLS, "exchange.client.tls", 1)                                     \
-  X(LISTENER, "exchange.listener", 1)                                  \
-  X(REQUEST, "exchange.request", 1)                                    \
-  X(REQUEST_HEADERS, "exchange.request.headers", 0)                    \
-  X(COOKIES, "exchange.request.cookies", 0)                            \
-  X(UPSTREAM, "exchange.upstream", 1)                                  \
-  X(RESPONSE, "exchange.response", 1)                                  \
-  X(RESPONSE_HEADERS, "exchange.response.headers", 0)                  \
-  X(VARIABLES, "exchange.variables", 0)                                \
+#define OBJECTS(X) \
+  X(EXCHANGE, "exchange", 1) \
+  X(CLIENT, "exchange.client", 1) \
+  X(TLS, "exchange.client.tls", 1) \
+  X(LISTENER, "exchange.listener", 1) \
+  X(REQUEST, "exchange.request", 1) \
+  X(REQUEST_HEADERS, "exchange.request.headers", 0) \
+  X(COOKIES, "exchange.request.cookies", 0) \
+  X(UPSTREAM, "exchange.upstream", 1) \
+  X(RESPONSE, "exchange.response", 1) \
+  X(RESPONSE_HEADERS, "exchange.response.headers", 0) \
+  X(VARIABLES, "exchange.variables", 0) \
   X(ENDPOINT, "endpoint", 1)
 
 enum object_kind {
 #define X(kind, name, has_fields) OBJECT_##kind,
   OBJECTS(X)
 #undef X
-  OBJECT_KINDS
+      OBJECT_KINDS
 };
 
 #define OBJECT_SLOT 16 /* entries of state->objects per exchange: kinds, then ctx */
@@ -44,12 +44,12 @@ struct exchange_part {
   struct exchange_part *next;
   struct script_state *state;
   struct exchange *exchange;
-  int slot;          /* in state->objects */
-  uint32_t made;     /* bits of object_kind, and of OBJECT_CTX */
+  int slot;      /* in state->objects */
+  uint32_t made; /* bits of object_kind, and of OBJECT_CTX */
   /* an answer that a hook made and has still to return */
   enum answer_kind answer;
   int status;
-  struct span text;  /* body, reason or location */
+  struct span text; /* body, reason or location */
   struct headers headers;
   bool has_headers;
 };
@@ -93,7 +93,8 @@ void exchange_objects_push(lua_State *L, int table, struct exchange_part *part, 
 /* In a field's getter: the objects table. */
 #define OBJECT_TABLE lua_upvalueindex(3)
 /* Pushes a new endpoint object, good until the running hook returns. */
-void exchange_objects_push_endpoint(lua_State *L, struct exchange_part *part, struct endpoint_record *record, enum endpoint_key key, bool is_ready, bool is_draining);
+void exchange_objects_push_endpoint(lua_State *L, struct exchange_part *part, struct endpoint_record *record, enum endpoint_key key, bool is_ready,
+                                    bool is_draining);
 /* The endpoint at `index`, or an error that begins with `function`. */
 struct endpoint_box *exchange_objects_endpoint(lua_State *L, int index, const char *function);
 /* The exchange behind the userdata at `index`; raises when it is none, or over. */

@@ -1,4 +1,5 @@
-/* Exchange request: what policies read and change of the client, the request and the header lists. Strings from Lua are copied into the exchange's arena. Worker's thread. */
+/* Exchange request: what policies read and change of the client, the request and the header lists. Strings from Lua are copied into the exchange's arena.
+ * Worker's thread. */
 #include <lauxlib.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,14 +24,38 @@ static int push_object(lua_State *L, struct object_box *box, enum object_kind ki
   return 1;
 }
 
-MEMBER(exchange_client) { (void)exchange; return push_object(L, box, OBJECT_CLIENT); }
-MEMBER(exchange_listener) { (void)exchange; return push_object(L, box, OBJECT_LISTENER); }
-MEMBER(exchange_request) { (void)exchange; return push_object(L, box, OBJECT_REQUEST); }
-MEMBER(exchange_upstream_object) { (void)exchange; return push_object(L, box, OBJECT_UPSTREAM); }
-MEMBER(exchange_variables) { (void)exchange; return push_object(L, box, OBJECT_VARIABLES); }
-MEMBER(request_headers) { (void)exchange; return push_object(L, box, OBJECT_REQUEST_HEADERS); }
-MEMBER(request_cookies) { (void)exchange; return push_object(L, box, OBJECT_COOKIES); }
-MEMBER(response_headers) { (void)exchange; return push_object(L, box, OBJECT_RESPONSE_HEADERS); }
+MEMBER(exchange_client) {
+  (void)exchange;
+  return push_object(L, box, OBJECT_CLIENT);
+}
+MEMBER(exchange_listener) {
+  (void)exchange;
+  return push_object(L, box, OBJECT_LISTENER);
+}
+MEMBER(exchange_request) {
+  (void)exchange;
+  return push_object(L, box, OBJECT_REQUEST);
+}
+MEMBER(exchange_upstream_object) {
+  (void)exchange;
+  return push_object(L, box, OBJECT_UPSTREAM);
+}
+MEMBER(exchange_variables) {
+  (void)exchange;
+  return push_object(L, box, OBJECT_VARIABLES);
+}
+MEMBER(request_headers) {
+  (void)exchange;
+  return push_object(L, box, OBJECT_REQUEST_HEADERS);
+}
+MEMBER(request_cookies) {
+  (void)exchange;
+  return push_object(L, box, OBJECT_COOKIES);
+}
+MEMBER(response_headers) {
+  (void)exchange;
+  return push_object(L, box, OBJECT_RESPONSE_HEADERS);
+}
 
 MEMBER(exchange_response) {
   if (exchange->response == NULL) {
@@ -87,7 +112,10 @@ MEMBER(client_port) {
   return 1;
 }
 
-MEMBER(client_scheme) { (void)box; return member_push_span(L, exchange->scheme); }
+MEMBER(client_scheme) {
+  (void)box;
+  return member_push_span(L, exchange->scheme);
+}
 
 MEMBER(client_protocol) {
   (void)box;
@@ -142,7 +170,10 @@ MEMBER(tls_certificate) {
   return 1;
 }
 
-MEMBER(listener_scheme) { (void)box; return member_push_span(L, exchange_listener_scheme(exchange)); }
+MEMBER(listener_scheme) {
+  (void)box;
+  return member_push_span(L, exchange_listener_scheme(exchange));
+}
 
 MEMBER(listener_port_number) {
   (void)box;
@@ -150,12 +181,30 @@ MEMBER(listener_port_number) {
   return 1;
 }
 
-MEMBER(request_method) { (void)box; return member_push_span(L, exchange->request->method); }
-MEMBER(request_host) { (void)box; return member_push_span(L, exchange->host_name.data ? exchange->host_name : SPAN("")); }
-MEMBER(request_path) { (void)box; return member_push_span(L, exchange->uri.path); }
-MEMBER(request_query) { (void)box; return member_push_span(L, exchange->uri.query); }
-MEMBER(request_uri) { (void)box; return member_push_span(L, exchange->target); }
-MEMBER(request_id) { (void)box; return member_push_span(L, exchange->request_id); }
+MEMBER(request_method) {
+  (void)box;
+  return member_push_span(L, exchange->request->method);
+}
+MEMBER(request_host) {
+  (void)box;
+  return member_push_span(L, exchange->host_name.data ? exchange->host_name : SPAN(""));
+}
+MEMBER(request_path) {
+  (void)box;
+  return member_push_span(L, exchange->uri.path);
+}
+MEMBER(request_query) {
+  (void)box;
+  return member_push_span(L, exchange->uri.query);
+}
+MEMBER(request_uri) {
+  (void)box;
+  return member_push_span(L, exchange->target);
+}
+MEMBER(request_id) {
+  (void)box;
+  return member_push_span(L, exchange->request_id);
+}
 
 /* request:argument(name) -> decoded value of the first such query argument, or nil. */
 MEMBER(request_argument) {

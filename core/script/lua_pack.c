@@ -134,22 +134,28 @@ static bool encode_table(struct encoder *e, int table, int depth) {
 static bool encode_value(struct encoder *e, int index, int depth) {
   lua_State *L = e->L;
   switch (lua_type(L, index)) {
-  case LUA_TNIL: pack_put_nil(e->out); return true;
-  case LUA_TBOOLEAN: pack_put_boolean(e->out, lua_toboolean(L, index)); return true;
-  case LUA_TNUMBER: {
-    double number = lua_tonumber(L, index);
-    if (number == floor(number) && fabs(number) <= EXACT) pack_put_integer(e->out, (int64_t)number);
-    else pack_put_number(e->out, number);
-    return true;
-  }
-  case LUA_TSTRING: {
-    struct span text;
-    text.data = lua_tolstring(L, index, &text.length);
-    pack_put_string(e->out, text);
-    return true;
-  }
-  case LUA_TTABLE: return encode_table(e, index, depth);
-  default: break;
+    case LUA_TNIL:
+      pack_put_nil(e->out);
+      return true;
+    case LUA_TBOOLEAN:
+      pack_put_boolean(e->out, lua_toboolean(L, index));
+      return true;
+    case LUA_TNUMBER: {
+      double number = lua_tonumber(L, index);
+      if (number == floor(number) && fabs(number) <= EXACT) pack_put_integer(e->out, (int64_t)number);
+      else pack_put_number(e->out, number);
+      return true;
+    }
+    case LUA_TSTRING: {
+      struct span text;
+      text.data = lua_tolstring(L, index, &text.length);
+      pack_put_string(e->out, text);
+      return true;
+    }
+    case LUA_TTABLE:
+      return encode_table(e, index, depth);
+    default:
+      break;
   }
   if (lua_pack_is_null(L, index)) {
     pack_put_nil(e->out);
@@ -235,18 +241,30 @@ static bool decode_item(struct decoder *d, int depth) {
   if (!pack_next(&d->reader, &item)) return decode_fail(d, d->reader.error ? d->reader.error : "data ends early");
   if (depth >= PACK_DEPTH_MAX || !lua_checkstack(L, 6)) return decode_fail(d, "data is nested too deeply");
   switch (item.type) {
-  case PACK_NIL:
-    if (depth == 0) lua_pushnil(L);
-    else lua_pack_push_null(L);
-    return true;
-  case PACK_BOOLEAN: lua_pushboolean(L, item.boolean); return true;
-  case PACK_INTEGER: lua_pushnumber(L, (lua_Number)item.integer); return true;
-  case PACK_NUMBER: lua_pushnumber(L, item.number); return true;
-  case PACK_STRING: lua_pushlstring(L, item.bytes.data, item.bytes.length); return true;
-  case PACK_ARRAY: return decode_array(d, item.count, depth);
-  case PACK_MAP: return decode_map(d, item.count, depth);
-  case PACK_VALUE: return decode_value(d, &item);
-  default: return decode_fail(d, "data ends early");
+    case PACK_NIL:
+      if (depth == 0) lua_pushnil(L);
+      else lua_pack_push_null(L);
+      return true;
+    case PACK_BOOLEAN:
+      lua_pushboolean(L, item.boolean);
+      return true;
+    case PACK_INTEGER:
+      lua_pushnumber(L, (lua_Number)item.integer);
+      return true;
+    case PACK_NUMBER:
+      lua_pushnumber(L, item.number);
+      return true;
+    case PACK_STRING:
+      lua_pushlstring(L, item.bytes.data, item.bytes.length);
+      return true;
+    case PACK_ARRAY:
+      return decode_array(d, item.count, depth);
+    case PACK_MAP:
+      return decode_map(d, item.count, depth);
+    case PACK_VALUE:
+      return decode_value(d, &item);
+    default:
+      return decode_fail(d, "data ends early");
   }
 }
 

@@ -1,5 +1,5 @@
-/* Lua pack: plain Lua values to MessagePack and back. Tables are arrays (1..n without gaps, or marked by core.array) or maps with string keys, written sorted, so that equal
- * data gives equal bytes. C values cross as their source. */
+/* Lua pack: plain Lua values to MessagePack and back. Tables are arrays (1..n without gaps, or marked by core.array) or maps with string keys, written sorted,
+ * so that equal data gives equal bytes. C values cross as their source. */
 #ifndef SCRIPT_LUA_PACK_H
 #define SCRIPT_LUA_PACK_H
 

@@ -1,5 +1,5 @@
-/* Lua value: what policies may do with the immutable C values of their configs. A userdata owns one reference; the value itself may be shared by all threads. The
- * state's thread. */
+/* Lua value: what policies may do with the immutable C values of their configs. A userdata owns one reference; the value itself may be shared by all threads.
+ * The state's thread. */
 #include "script/lua_value.h"
 
 #include <lauxlib.h>
@@ -16,7 +16,8 @@
 static const struct kind {
   enum pack_value_kind kind;
   const char *name;
-} kinds[] = {{PACK_REGEX, "regex"}, {PACK_TEMPLATE, "template"}, {PACK_IP_SET, "ip_set"}, {PACK_HOST_SET, "host_set"}, {PACK_MAP_VALUE, "map"}, {PACK_UPSTREAM, "upstream"}};
+} kinds[] = {{PACK_REGEX, "regex"},       {PACK_TEMPLATE, "template"}, {PACK_IP_SET, "ip_set"},
+             {PACK_HOST_SET, "host_set"}, {PACK_MAP_VALUE, "map"},     {PACK_UPSTREAM, "upstream"}};
 #define KIND_COUNT (sizeof kinds / sizeof *kinds)
 
 struct value_box *lua_value_to(lua_State *L, int index) {
@@ -189,12 +190,18 @@ static const luaL_Reg no_methods[] = {{NULL, NULL}};
 
 static const luaL_Reg *methods_of(enum pack_value_kind kind) {
   switch (kind) {
-  case PACK_REGEX: return regex_methods;
-  case PACK_TEMPLATE: return template_methods;
-  case PACK_IP_SET: return ip_set_methods;
-  case PACK_HOST_SET: return host_set_methods;
-  case PACK_MAP_VALUE: return map_methods;
-  default: return no_methods;
+    case PACK_REGEX:
+      return regex_methods;
+    case PACK_TEMPLATE:
+      return template_methods;
+    case PACK_IP_SET:
+      return ip_set_methods;
+    case PACK_HOST_SET:
+      return host_set_methods;
+    case PACK_MAP_VALUE:
+      return map_methods;
+    default:
+      return no_methods;
   }
 }
 

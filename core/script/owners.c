@@ -1,5 +1,5 @@
-/* Owners: the Lua module moongate.owners of the main state. An owner is one Lua state with the driver lua/moongate/attach.lua in it; only packed data crosses. The userdata owns
- * its state. Sync thread. */
+/* Owners: the Lua module moongate.owners of the main state. An owner is one Lua state with the driver lua/moongate/attach.lua in it; only packed data crosses.
+ * The userdata owns its state. Sync thread. */
 #include <lauxlib.h>
 #include <luajit.h>
 #include <stdio.h>
@@ -178,8 +178,12 @@ static int owners_open(lua_State *L) {
     lua_pop(L, 1);
     lua_getfield(L, LUA_REGISTRYINDEX, "moongate.lua_directory");
   }
-  struct state_options options = {.lua_directory = luaL_checkstring(L, 6), .owner = luaL_checkstring(L, 2), .is_guest = !lua_toboolean(L, 3), .no_jit = true,
-                                  .memory_limit = (size_t)luaL_optnumber(L, 4, OWNER_MEMORY), .log = state_of(L)->log};
+  struct state_options options = {.lua_directory = luaL_checkstring(L, 6),
+                                  .owner = luaL_checkstring(L, 2),
+                                  .is_guest = !lua_toboolean(L, 3),
+                                  .no_jit = true,
+                                  .memory_limit = (size_t)luaL_optnumber(L, 4, OWNER_MEMORY),
+                                  .log = state_of(L)->log};
   struct owner *owner = lua_newuserdata(L, sizeof *owner);
   memset(owner, 0, sizeof *owner);
   owner->magic = OWNER_MAGIC;
@@ -201,8 +205,9 @@ static int owners_open(lua_State *L) {
 }
 
 static int luaopen_owners(lua_State *L) {
-  static const luaL_Reg methods[] = {{"load", owner_load}, {"unload", owner_unload}, {"attach_host", owner_attach_host}, {"attach_route", owner_attach_route},
-                                      {"close", owner_close}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {
+      {"load", owner_load}, {"unload", owner_unload}, {"attach_host", owner_attach_host}, {"attach_route", owner_attach_route}, {"close", owner_close},
+      {NULL, NULL}};
   if (luaL_newmetatable(L, "moongate.owner")) {
     lua_newtable(L);
     for (const luaL_Reg *f = methods; f->name; f++) {

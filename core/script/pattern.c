@@ -1,5 +1,5 @@
-/* Pattern: a matcher for Lua's patterns that counts its steps. A call may take PATTERN_STEPS plus PATTERN_STEPS_PER_BYTE for each byte of its subject; more raises. The
- * steps are also taken off the running code's instruction budget. Pure but for the Lua state; that state's thread. */
+/* Pattern: a matcher for Lua's patterns that counts its steps. A call may take PATTERN_STEPS plus PATTERN_STEPS_PER_BYTE for each byte of its subject; more
+ * raises. The steps are also taken off the running code's instruction budget. Pure but for the Lua state; that state's thread. */
 #include "script/pattern.h"
 
 #include <ctype.h>
@@ -58,18 +58,41 @@ static const char *class_end(struct matcher *m, const char *p) {
 static bool is_in_letter_class(unsigned char c, unsigned char letter) {
   bool is;
   switch (tolower(letter)) {
-  case 'a': is = isalpha(c); break;
-  case 'c': is = iscntrl(c); break;
-  case 'd': is = isdigit(c); break;
-  case 'g': is = isgraph(c); break;
-  case 'l': is = islower(c); break;
-  case 'p': is = ispunct(c); break;
-  case 's': is = isspace(c); break;
-  case 'u': is = isupper(c); break;
-  case 'w': is = isalnum(c); break;
-  case 'x': is = isxdigit(c); break;
-  case 'z': is = c == 0; break;
-  default: return letter == c;
+    case 'a':
+      is = isalpha(c);
+      break;
+    case 'c':
+      is = iscntrl(c);
+      break;
+    case 'd':
+      is = isdigit(c);
+      break;
+    case 'g':
+      is = isgraph(c);
+      break;
+    case 'l':
+      is = islower(c);
+      break;
+    case 'p':
+      is = ispunct(c);
+      break;
+    case 's':
+      is = isspace(c);
+      break;
+    case 'u':
+      is = isupper(c);
+      break;
+    case 'w':
+      is = isalnum(c);
+      break;
+    case 'x':
+      is = isxdigit(c);
+      break;
+    case 'z':
+      is = c == 0;
+      break;
+    default:
+      return letter == c;
   }
   return isupper(letter) ? !is : is;
 }
@@ -101,10 +124,15 @@ static bool is_single_match(struct matcher *m, const char *at, const char *p, co
   if (at >= m->subject_end) return false;
   unsigned char c = (unsigned char)*at;
   switch (*p) {
-  case '.': return true;
-  case '%': return is_in_letter_class(c, (unsigned char)p[1]);
-  case '[': count_step(m, (uint64_t)(end - p) / 8); return is_in_set(c, p, end - 1);
-  default: return (unsigned char)*p == c;
+    case '.':
+      return true;
+    case '%':
+      return is_in_letter_class(c, (unsigned char)p[1]);
+    case '[':
+      count_step(m, (uint64_t)(end - p) / 8);
+      return is_in_set(c, p, end - 1);
+    default:
+      return (unsigned char)*p == c;
   }
 }
 

@@ -1,4 +1,5 @@
-/* Pattern: Lua's patterns with a bound on the work of one call. The language's own matcher backtracks in C where no count hook looks, so guests get this one. */
+/* Pattern: Lua's patterns with a bound on the work of one call. The language's own matcher backtracks in C where no count hook looks, so guests get this one.
+ */
 #ifndef SCRIPT_PATTERN_H
 #define SCRIPT_PATTERN_H
 

@@ -1,5 +1,5 @@
-/* Policy set: from packed sources to ready-made states. Trusted files are compiled once and given to all workers as bytecode; guests' files are compiled from text in each
- * state. Publisher's thread, but for policy_set_has_state. */
+/* Policy set: from packed sources to ready-made states. Trusted files are compiled once and given to all workers as bytecode; guests' files are compiled from
+ * text in each state. Publisher's thread, but for policy_set_has_state. */
 #include "script/policy_set.h"
 
 #include <stdio.h>
@@ -14,7 +14,7 @@
 struct policy_slots {
   struct hashmap by_name; /* slot + 1, as a pointer */
   uint32_t count;
-  uint64_t serial;        /* of states and sets */
+  uint64_t serial; /* of states and sets */
 };
 
 struct policy_slots *policy_slots_new(void) {
@@ -149,8 +149,11 @@ static struct owner_group *group_new(struct source *sources, uint32_t count, uin
   must(group->owner && group->identity && group->states);
   memcpy(group->identity, identity.data, identity.length);
   group->identity_length = identity.length;
-  struct state_options state_options = {.lua_directory = options->lua_directory, .owner = group->owner, .is_guest = !sources[first].is_trusted,
-                                        .memory_limit = options->guest_memory, .log = options->log};
+  struct state_options state_options = {.lua_directory = options->lua_directory,
+                                        .owner = group->owner,
+                                        .is_guest = !sources[first].is_trusted,
+                                        .memory_limit = options->guest_memory,
+                                        .log = options->log};
   bool is_done = true;
   for (unsigned i = 0; i < options->workers && is_done; i++) {
     state_options.serial = ++slots->serial;
@@ -183,7 +186,8 @@ static void put_entries(struct policy_set *set, struct source *sources, uint32_t
   }
 }
 
-struct unit *policy_set_new(struct span body, struct policy_slots *slots, const struct script_options *options, struct unit *previous, char *error, size_t error_size) {
+struct unit *policy_set_new(struct span body, struct policy_slots *slots, const struct script_options *options, struct unit *previous, char *error,
+                            size_t error_size) {
   must(options->workers > 0);
   struct source *sources;
   uint32_t count;

@@ -1,5 +1,5 @@
-/* Policy set: a unit. Policies by slot; for each owner one ready-made state per worker, shared with the set before when none of the owner's files changed. Made and freed by the
- * publisher; workers use their own states. */
+/* Policy set: a unit. Policies by slot; for each owner one ready-made state per worker, shared with the set before when none of the owner's files changed. Made
+ * and freed by the publisher; workers use their own states. */
 #ifndef SCRIPT_POLICY_SET_H
 #define SCRIPT_POLICY_SET_H
 
@@ -10,7 +10,7 @@
 struct owner_group {
   unsigned references;
   char *owner;
-  char *identity;               /* all of its files, packed: equal bytes, equal states */
+  char *identity; /* all of its files, packed: equal bytes, equal states */
   size_t identity_length;
   struct script_state **states; /* by worker */
   unsigned worker_count;
@@ -18,14 +18,14 @@ struct owner_group {
 };
 
 struct policy_entry {
-  const char *name;             /* NULL: no such policy in this set */
+  const char *name; /* NULL: no such policy in this set */
   struct owner_group *group;
-  unsigned index;               /* in the group's states */
+  unsigned index; /* in the group's states */
 };
 
 struct policy_set {
   struct unit unit;
-  uint64_t serial;              /* later sets have higher ones */
+  uint64_t serial; /* later sets have higher ones */
   struct policy_entry *by_slot;
   uint32_t slot_count;
   struct owner_group **groups;

@@ -1,5 +1,5 @@
-/* Runner: runs an exchange's hooks in its worker's states. Configs are decoded at first use and kept by unit; an entry is good for exactly one unit (id and birth) and one
- * state (serial). Worker's thread. */
+/* Runner: runs an exchange's hooks in its worker's states. Configs are decoded at first use and kept by unit; an entry is good for exactly one unit (id and
+ * birth) and one state (serial). Worker's thread. */
 #include <lauxlib.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,7 +88,8 @@ static struct unit_cache *cache_of(struct script_worker *script, const struct ho
   return cache;
 }
 
-/* Pushes entry `index`, decoding `packed` where the cache has none for this state. A state older than the cached one gets its own copy each time: it is on its way out. */
+/* Pushes entry `index`, decoding `packed` where the cache has none for this state. A state older than the cached one gets its own copy each time: it is on its
+ * way out. */
 static bool push_decoded(struct script_worker *script, const struct host *host, unsigned index, struct span packed, const struct hook_config *config,
                          struct script_state *state, uint64_t set_serial, char *error, size_t error_size) {
   struct unit_cache *cache = cache_of(script, host);
@@ -121,12 +122,14 @@ void member_push_route_facts(lua_State *L, struct exchange *exchange, struct scr
   /* Facts may grow past a guest's ceiling like configs do: they are the runtime's data. */
   bool was_bounded = state->is_bounded;
   state->is_bounded = false;
-  bool is_done = push_decoded(script, host, host->config_count + route->index, route->facts, NULL, state, policy_set_of(exchange->policies)->serial, error, sizeof error);
+  bool is_done =
+      push_decoded(script, host, host->config_count + route->index, route->facts, NULL, state, policy_set_of(exchange->policies)->serial, error, sizeof error);
   state->is_bounded = was_bounded;
   if (!is_done) luaL_error(L, "exchange.route: %s", error);
 }
 
-static void log_failure(struct script_worker *script, const struct exchange *exchange, const char *policy, enum hook_phase phase, const char *what, bool is_skipped) {
+static void log_failure(struct script_worker *script, const struct exchange *exchange, const char *policy, enum hook_phase phase, const char *what,
+                        bool is_skipped) {
   const struct route *route = phase == HOOK_SERVER_REWRITE ? NULL : exchange->route;
   const struct host *host = exchange->owner ? exchange->owner : exchange->host;
   struct span none = SPAN("-");
@@ -135,10 +138,10 @@ static void log_failure(struct script_worker *script, const struct exchange *exc
   char plain[1024];
   state_plain_text(what, plain, sizeof plain);
   counter_add(script->worker->options.counters, COUNTER_HOOK_ERRORS, 1);
-  log_write(script->log, LOG_ERROR, "policy failed", "policy=%s phase=%s host=%.*s path=%.*s source=%.*s/%.*s/%.*s request_id=%.*s outcome=%s detail=\"%s\"", policy,
-            state_phase_name(phase), (int)host_name.length, host_name.data, (int)path.length, path.data, (int)kind.length, kind.data, (int)namespace.length,
-            namespace.data, (int)name.length, name.data, (int)exchange->request_id.length, exchange->request_id.data ? exchange->request_id.data : "",
-            is_skipped ? "skipped" : "denied", plain);
+  log_write(script->log, LOG_ERROR, "policy failed", "policy=%s phase=%s host=%.*s path=%.*s source=%.*s/%.*s/%.*s request_id=%.*s outcome=%s detail=\"%s\"",
+            policy, state_phase_name(phase), (int)host_name.length, host_name.data, (int)path.length, path.data, (int)kind.length, kind.data,
+            (int)namespace.length, namespace.data, (int)name.length, name.data, (int)exchange->request_id.length,
+            exchange->request_id.data ? exchange->request_id.data : "", is_skipped ? "skipped" : "denied", plain);
 }
 
 /* Makes the answer that the hook returned. */
@@ -146,16 +149,23 @@ static enum hook_result answer(struct exchange *exchange, struct exchange_part *
   enum answer_kind kind = part->answer;
   part->answer = ANSWER_NONE;
   switch (kind) {
-  case ANSWER_RESPOND: exchange_respond(exchange, part->status, part->has_headers ? &part->headers : NULL, part->text); return HOOK_ANSWERED;
-  case ANSWER_DENY: exchange_deny(exchange, part->status, part->text); return HOOK_ANSWERED;
-  case ANSWER_REDIRECT: exchange_redirect(exchange, part->status, part->text); return HOOK_ANSWERED;
-  default: return HOOK_NEXT; /* allow: no opinion where no guards are asked */
+    case ANSWER_RESPOND:
+      exchange_respond(exchange, part->status, part->has_headers ? &part->headers : NULL, part->text);
+      return HOOK_ANSWERED;
+    case ANSWER_DENY:
+      exchange_deny(exchange, part->status, part->text);
+      return HOOK_ANSWERED;
+    case ANSWER_REDIRECT:
+      exchange_redirect(exchange, part->status, part->text);
+      return HOOK_ANSWERED;
+    default:
+      return HOOK_NEXT; /* allow: no opinion where no guards are asked */
   }
 }
 
 /* One hook. HOOK_FAILED with a message: not logged yet. */
-static enum hook_result run_hook(struct script_worker *script, struct exchange *exchange, const struct host *host, const struct hook *hook, enum hook_phase phase,
-                                 const struct policy_entry *entry, uint64_t set_serial, char *error, size_t error_size) {
+static enum hook_result run_hook(struct script_worker *script, struct exchange *exchange, const struct host *host, const struct hook *hook,
+                                 enum hook_phase phase, const struct policy_entry *entry, uint64_t set_serial, char *error, size_t error_size) {
   must(script->worker->number < entry->group->worker_count);
   struct script_state *state = entry->group->states[script->worker->number];
   const struct state_policy *policy = &state->policies[entry->index];
@@ -187,8 +197,8 @@ static enum hook_result run_hook(struct script_worker *script, struct exchange *
   } else if (exchange_objects_is_answer(L, -1)) {
     result = answer(exchange, part);
   } else if (!lua_isnil(L, -1)) {
-    snprintf(error, error_size, "%s: the %s hook returned a %s; return nothing, or what exchange:respond, deny or redirect gave", entry->name, state_phase_name(phase),
-             luaL_typename(L, -1));
+    snprintf(error, error_size, "%s: the %s hook returned a %s; return nothing, or what exchange:respond, deny or redirect gave", entry->name,
+             state_phase_name(phase), luaL_typename(L, -1));
     result = HOOK_FAILED;
   }
   part->answer = ANSWER_NONE;

@@ -1,5 +1,5 @@
-/* Script: LuaJIT under the proxy. Three users: the publisher makes policy sets (one ready-made state per owner and worker), workers run hooks in them, the sync thread
- * loads and attaches policies in states of its own. Specs open the same C as the module moongate.core. */
+/* Script: LuaJIT under the proxy. Three users: the publisher makes policy sets (one ready-made state per owner and worker), workers run hooks in them, the sync
+ * thread loads and attaches policies in states of its own. Specs open the same C as the module moongate.core. */
 #ifndef SCRIPT_SCRIPT_H
 #define SCRIPT_SCRIPT_H
 
@@ -11,10 +11,10 @@
 #include "route/unit.h"
 
 struct script_options {
-  const char *lua_directory;  /* holds the folder moongate */
+  const char *lua_directory; /* holds the folder moongate */
   unsigned workers;
   struct log *log;
-  uint64_t guest_memory;      /* bytes per guest state */
+  uint64_t guest_memory; /* bytes per guest state */
 };
 
 /* ---- publisher ---- */
@@ -25,9 +25,10 @@ struct policy_slots *policy_slots_new(void);
 void policy_slots_free(struct policy_slots *slots);
 uint32_t policy_slot(struct policy_slots *slots, struct span name); /* made if new */
 
-/* Builds a set (a unit) of the packed body of docs/seam.md. States of owners whose files did not change are shared with `previous` (may be NULL). A file that does not load
- * is an error of the whole set: sync has loaded the same bytes before. NULL with a message. */
-struct unit *policy_set_new(struct span body, struct policy_slots *slots, const struct script_options *options, struct unit *previous, char *error, size_t error_size);
+/* Builds a set (a unit) of the packed body of docs/seam.md. States of owners whose files did not change are shared with `previous` (may be NULL). A file that
+ * does not load is an error of the whole set: sync has loaded the same bytes before. NULL with a message. */
+struct unit *policy_set_new(struct span body, struct policy_slots *slots, const struct script_options *options, struct unit *previous, char *error,
+                            size_t error_size);
 
 /* ---- worker ---- */
 

@@ -1,5 +1,5 @@
-/* State: making, bounding and calling Lua states. The record lives as long as its Lua state; for states of our own the allocator's context is the record itself.
- * Whoever made the state frees it; between, one thread at a time uses it. */
+/* State: making, bounding and calling Lua states. The record lives as long as its Lua state; for states of our own the allocator's context is the record
+ * itself. Whoever made the state frees it; between, one thread at a time uses it. */
 #include "script/state.h"
 
 #include <lualib.h>

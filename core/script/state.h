@@ -18,10 +18,11 @@
 #define STATE_MAGIC 0x74617473u
 
 /* Budgets in interpreted instructions. */
-#define STATE_BUDGET_HOOK 200000      /* one hook at request time: about a millisecond */
+#define STATE_BUDGET_HOOK 200000        /* one hook at request time: about a millisecond */
 #define STATE_BUDGET_CONFIGURE 10000000 /* loading a file, or one policy's attach */
-#define STATE_BUDGET_STEP 1000        /* how often the count hook looks */
-/* What instructions do not show: C that works long on long strings. CPU time per budgeted instruction, and the largest block (string, table part) of a guest. */
+#define STATE_BUDGET_STEP 1000          /* how often the count hook looks */
+/* What instructions do not show: C that works long on long strings. CPU time per budgeted instruction, and the largest block (string, table part) of a guest.
+ */
 #define STATE_NS_PER_INSTRUCTION 250
 #define STATE_BLOCK_MAX (4u << 20)
 
@@ -41,10 +42,10 @@ struct exchange;
 struct script_state {
   uint32_t magic;
   lua_State *L;
-  uint64_t serial;          /* unique among the states of a process; 0 outside policy sets */
+  uint64_t serial; /* unique among the states of a process; 0 outside policy sets */
   char *owner;
   bool is_guest;
-  struct log *log;          /* of the thread that uses it now; NULL: stderr */
+  struct log *log; /* of the thread that uses it now; NULL: stderr */
   /* bounds of guests; enforced only while their code runs, so that the runtime's own calls cannot fail */
   size_t memory_used, memory_limit;
   bool is_bounded;
@@ -58,12 +59,12 @@ struct script_state {
   const char *running_policy;
   unsigned running_index;
   enum hook_phase running_phase;
-  uint64_t run;             /* changes with every hook: what must not outlive one remembers it */
+  uint64_t run; /* changes with every hook: what must not outlive one remembers it */
   /* exchange objects: a table in the registry with SLOT_SIZE entries a slot (exchange_objects.c) */
   int objects;
   int *free_slots;
   unsigned free_count, free_capacity, slot_count;
-  int handler;              /* registry: the message handler */
+  int handler; /* registry: the message handler */
 };
 
 struct state_options {
@@ -84,10 +85,11 @@ struct script_state *state_of(lua_State *L);
 /* Gives a state that the caller owns (main state, specs) its record; freed with the state. */
 struct script_state *state_adopt(lua_State *L, struct log *log);
 
-/* Runs a policy file and leaves its table on the stack; or -1 with "file:line: why" and nothing. `code`: source text, or bytecode of our own making for trusted states. */
+/* Runs a policy file and leaves its table on the stack; or -1 with "file:line: why" and nothing. `code`: source text, or bytecode of our own making for trusted
+ * states. */
 int state_run_file(struct script_state *state, const char *file, struct span code, char *error, size_t error_size);
-/* Runs a policy file and keeps its hooks; replaces one of the same name. `code`: source text, or bytecode of our own making for trusted states. Returns its index, or -1
- * with "file:line: why"; the one that was there stays then. */
+/* Runs a policy file and keeps its hooks; replaces one of the same name. `code`: source text, or bytecode of our own making for trusted states. Returns its
+ * index, or -1 with "file:line: why"; the one that was there stays then. */
 int state_load_policy(struct script_state *state, struct span name, const char *file, struct span code, char *error, size_t error_size);
 bool state_unload_policy(struct script_state *state, struct span name);
 int state_find_policy(const struct script_state *state, struct span name);

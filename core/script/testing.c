@@ -1,5 +1,5 @@
-/* Testing: a world for specs: one real worker, driven by hand, whose clients and endpoints are memory links. Changes come in the seam's form, so that hosts, upstreams and
- * policies are built as the publisher builds them. A world belongs to its Lua userdata; one thread. */
+/* Testing: a world for specs: one real worker, driven by hand, whose clients and endpoints are memory links. Changes come in the seam's form, so that hosts,
+ * upstreams and policies are built as the publisher builds them. A world belongs to its Lua userdata; one thread. */
 #include <lauxlib.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -348,7 +348,9 @@ static int testing_open(lua_State *L) {
   return 2;
 }
 
-static void push_buffer(lua_State *L, const struct buffer *buffer) { lua_pushlstring(L, buffer_length(buffer) ? buffer_span(buffer).data : "", buffer_length(buffer)); }
+static void push_buffer(lua_State *L, const struct buffer *buffer) {
+  lua_pushlstring(L, buffer_length(buffer) ? buffer_span(buffer).data : "", buffer_length(buffer));
+}
 
 static struct span upstream_of(const struct world *world, const struct endpoint_record *record) {
   for (uint32_t slot = 0; slot < world->root->upstream_count; slot++) {

@@ -24,12 +24,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   expect(kind == HEAD_TRAILERS || end == bytes.length);
   for (size_t i = 0; i < bytes.length; i++) {
     char c = bytes.data[i];
-    if (c == '\r')
-      expect(i + 1 < bytes.length && bytes.data[i + 1] == '\n');
-    else if (c == '\n')
-      expect(i > 0 && bytes.data[i - 1] == '\r');
-    else
-      expect((unsigned char)c >= 0x20 || c == '\t');
+    if (c == '\r') expect(i + 1 < bytes.length && bytes.data[i + 1] == '\n');
+    else if (c == '\n') expect(i > 0 && bytes.data[i - 1] == '\r');
+    else expect((unsigned char)c >= 0x20 || c == '\t');
     if (i > 0 && bytes.data[i - 1] == '\n') expect(c != ' ' && c != '\t');
   }
   return 0;

@@ -1,5 +1,5 @@
-/* A worker with its world for proxy tests: hosts and upstreams as packed bodies, clients and endpoints as memory links that the test plays by hand, roots that are
- * swapped and given back, units freed at the first moment at which the proxy may no longer touch them. Included by one test each. */
+/* A worker with its world for proxy tests: hosts and upstreams as packed bodies, clients and endpoints as memory links that the test plays by hand, roots that
+ * are swapped and given back, units freed at the first moment at which the proxy may no longer touch them. Included by one test each. */
 #ifndef TESTS_PROXY_WORLD_H
 #define TESTS_PROXY_WORLD_H
 
@@ -35,19 +35,19 @@ struct world {
   struct worker worker;
   struct counters counters;
   struct log log;
-  struct buffer access;          /* lines of both logs */
+  struct buffer access; /* lines of both logs */
   struct snapshot_builder *builder;
   struct snapshot *root;
   uint32_t next_id;
   struct endpoint_record records[MAX_RECORDS];
   char names[MAX_RECORDS][ADDRESS_TEXT];
   unsigned record_count;
-  bool refuses[MAX_RECORDS];     /* dialling that record is refused */
+  bool refuses[MAX_RECORDS];       /* dialling that record is refused */
   struct peer *servers[MAX_PEERS]; /* accepted by endpoints, in order */
   unsigned server_count;
   struct peer *clients[MAX_PEERS];
   unsigned client_count;
-  struct unit *retired[256];     /* replaced, still listed */
+  struct unit *retired[256]; /* replaced, still listed */
   unsigned retired_count, most_retired;
   unsigned roots_back;
   _Atomic uint64_t budget;

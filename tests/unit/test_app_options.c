@@ -33,12 +33,12 @@ static int parse(struct options *options, const char *first, ...) {
   return options_parse(options, argc, argv, error, sizeof error);
 }
 
-#define REFUSED(text, ...)                                                                             \
-  do {                                                                                                 \
-    struct options refused;                                                                            \
-    assert_int_equal(parse(&refused, __VA_ARGS__, NULL), -1);                                          \
+#define REFUSED(text, ...) \
+  do { \
+    struct options refused; \
+    assert_int_equal(parse(&refused, __VA_ARGS__, NULL), -1); \
     if (!strstr(error, text)) fail_msg("the error is \"%s\", which does not say \"%s\"", error, text); \
-    assert_null(strchr(error, '\n'));                                                                  \
+    assert_null(strchr(error, '\n')); \
   } while (0)
 
 static void defaults(void **state) {

@@ -1,5 +1,5 @@
-/* The publisher with real workers on their own threads: units change while workers lease hosts and policy sets, pin endpoints and read what their root names; at rest one root and
- * no superseded unit is left. And the end, in the order of run.c, with a name's lookup still pending. Run under ASan and under TSan. */
+/* The publisher with real workers on their own threads: units change while workers lease hosts and policy sets, pin endpoints and read what their root names;
+ * at rest one root and no superseded unit is left. And the end, in the order of run.c, with a name's lookup still pending. Run under ASan and under TSan. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -222,20 +222,26 @@ static struct world *up(const char *resolver, bool runs_workers) {
   assert_non_null(world->seats);
   memset(world->seats, 0, sizeof *world->seats * WORKERS);
   for (unsigned i = 0; i < WORKERS; i++) world->workers[i] = &world->seats[i].worker;
-  struct publisher_options options = {.workers = world->workers, .worker_count = WORKERS, .resolver = resolver, .log = &world->log, .log_level = &world->level,
+  struct publisher_options options = {.workers = world->workers,
+                                      .worker_count = WORKERS,
+                                      .resolver = resolver,
+                                      .log = &world->log,
+                                      .log_level = &world->level,
                                       .script = {.lua_directory = "lua", .workers = WORKERS, .log = &world->log, .guest_memory = 8u << 20}};
   world->publisher = publisher_new(&options, error, sizeof error);
   if (!world->publisher) fail_msg("%s", error);
   for (unsigned i = 0; i < WORKERS; i++) {
     struct seat *seat = &world->seats[i];
     seat->log = world->log;
-    struct worker_options worker = {.number = i, .hooks = {.forget = forget}, .returns = publisher_returns(world->publisher), .log = &seat->log, .counters = &seat->counters};
+    struct worker_options worker = {
+        .number = i, .hooks = {.forget = forget}, .returns = publisher_returns(world->publisher), .log = &seat->log, .counters = &seat->counters};
     assert_int_equal(worker_init(&seat->worker, &worker, error, sizeof error), 0);
     seat->on_turn = seat->worker.loop.on_turn;
     seat->worker.loop.on_turn = on_turn;
   }
   assert_int_equal(publisher_start(world->publisher), 0);
-  for (unsigned i = 0; i < WORKERS && runs_workers; i++, world->count++) assert_int_equal(pthread_create(&world->seats[i].thread, NULL, worker_main, &world->seats[i]), 0);
+  for (unsigned i = 0; i < WORKERS && runs_workers; i++, world->count++)
+    assert_int_equal(pthread_create(&world->seats[i].thread, NULL, worker_main, &world->seats[i]), 0);
   return world;
 }
 
@@ -269,7 +275,9 @@ static unsigned put_some(struct buffer *out, unsigned number) {
       put_host(out, number % HOSTS, number % UPSTREAMS);
       put_host(out, number % HOSTS, (number + 1) % UPSTREAMS);
       return 2;
-    case 1: put_upstream(out, number % UPSTREAMS, number % 5, 1 + number % 3); return 1;
+    case 1:
+      put_upstream(out, number % UPSTREAMS, number % 5, 1 + number % 3);
+      return 1;
     case 2:
       snprintf(name, sizeof name, "host-%u.test", number % HOSTS);
       put_change(out, "delete", "host", name, 0);
@@ -451,8 +459,8 @@ static void test_end_while_a_name_is_looked_up(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_changes_under_leases), cmocka_unit_test(test_end_in_the_middle), cmocka_unit_test(test_end_before_workers_run),
-      cmocka_unit_test(test_names), cmocka_unit_test(test_end_while_a_name_is_looked_up)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_changes_under_leases), cmocka_unit_test(test_end_in_the_middle),
+                                     cmocka_unit_test(test_end_before_workers_run), cmocka_unit_test(test_names),
+                                     cmocka_unit_test(test_end_while_a_name_is_looked_up)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

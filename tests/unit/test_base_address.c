@@ -32,8 +32,9 @@ static void parses_and_formats(void **state) {
   check_format("[::ffff:10.1.2.3]:443", "10.1.2.3", "10.1.2.3:443");
   check_format("[2001:DB8::0:1]:1", "2001:db8::1", "[2001:db8::1]:1");
   struct address a;
-  static const char *const bad[] = {"", ":", "1.2.3.4", "1.2.3.4:", "1.2.3.4:65536", "1.2.3.4:+1", "1.2.3.4:000080", "::1:80", "[1.2.3.4]:80",
-                                    "[::1]", "[::1:80", "::1]:80", "[]:80", "[:80", "01.2.3.4:80", "1.2.3:80", "1.2.3.4.5:80", "localhost:80", "[fe80::1%eth0]:80", " 1.2.3.4:80"};
+  static const char *const bad[] = {
+      "",        ":",       "1.2.3.4", "1.2.3.4:", "1.2.3.4:65536", "1.2.3.4:+1", "1.2.3.4:000080", "::1:80",       "[1.2.3.4]:80",      "[::1]",
+      "[::1:80", "::1]:80", "[]:80",   "[:80",     "01.2.3.4:80",   "1.2.3:80",   "1.2.3.4.5:80",   "localhost:80", "[fe80::1%eth0]:80", " 1.2.3.4:80"};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
     if (address_parse(span_of(bad[i]), &a) != ERROR_INVALID) fail_msg("accepted: %s", bad[i]);
   assert_int_equal(address_parse_ip(SPAN("1.2.3.4\0x"), 0, &a), ERROR_INVALID);
@@ -76,7 +77,8 @@ static bool has(const struct ip_set *set, const char *text) {
 static void holds_ranges(void **state) {
   (void)state;
   char error[128] = "";
-  struct ip_set *set = ip_set_new(SPAN(" 10.0.0.0/8, 192.168.1.7,2001:db8::/32\t::ffff:172.16.0.0/108 ,10.1.0.0/16 9.255.255.255,fe80::1/128"), error, sizeof error);
+  struct ip_set *set =
+      ip_set_new(SPAN(" 10.0.0.0/8, 192.168.1.7,2001:db8::/32\t::ffff:172.16.0.0/108 ,10.1.0.0/16 9.255.255.255,fe80::1/128"), error, sizeof error);
   assert_non_null(set);
   assert_true(has(set, "10.0.0.0") && has(set, "10.255.255.255") && has(set, "9.255.255.255") && has(set, "192.168.1.7"));
   assert_false(has(set, "9.255.255.254") || has(set, "11.0.0.0") || has(set, "192.168.1.6") || has(set, "192.168.1.8"));

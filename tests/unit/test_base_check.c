@@ -86,7 +86,6 @@ static void says_nothing_when_true(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(dumps_once_and_aborts), cmocka_unit_test(ends_without_memory),
-                                     cmocka_unit_test(says_nothing_when_true)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(dumps_once_and_aborts), cmocka_unit_test(ends_without_memory), cmocka_unit_test(says_nothing_when_true)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -89,7 +89,7 @@ static void stays_below(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(knows_the_published_values), cmocka_unit_test(tells_lengths_and_bytes_apart),
-                                     cmocka_unit_test(spreads), cmocka_unit_test(stays_below)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(knows_the_published_values), cmocka_unit_test(tells_lengths_and_bytes_apart), cmocka_unit_test(spreads),
+                                     cmocka_unit_test(stays_below)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

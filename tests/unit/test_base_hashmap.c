@@ -30,20 +30,20 @@ static void agrees_with_an_array(void **state) {
     char text[32];
     struct span key = key_of(text, sizeof text, k);
     switch (random_below(&random, 3)) {
-    case 0: {
-      void *value = &values[random_below(&random, 1000)];
-      count += model[k] == NULL;
-      assert_ptr_equal(hashmap_put(&map, key, value), model[k]);
-      model[k] = value;
-      break;
-    }
-    case 1:
-      assert_ptr_equal(hashmap_remove(&map, key), model[k]);
-      count -= model[k] != NULL;
-      model[k] = NULL;
-      break;
-    default:
-      assert_ptr_equal(hashmap_get(&map, key), model[k]);
+      case 0: {
+        void *value = &values[random_below(&random, 1000)];
+        count += model[k] == NULL;
+        assert_ptr_equal(hashmap_put(&map, key, value), model[k]);
+        model[k] = value;
+        break;
+      }
+      case 1:
+        assert_ptr_equal(hashmap_remove(&map, key), model[k]);
+        count -= model[k] != NULL;
+        model[k] = NULL;
+        break;
+      default:
+        assert_ptr_equal(hashmap_get(&map, key), model[k]);
     }
     assert_int_equal(map.count, count);
   }

@@ -191,8 +191,8 @@ static void capture(void *context, enum log_level level, struct span line) {
 /* The line after its time. */
 static const char *after_time(struct last *last, bool json) {
   int year, month, day, hour, minute, second, milli, at = 0;
-  int n = sscanf(last->text, json ? "{\"time\":\"%4d-%2d-%2dT%2d:%2d:%2d.%3dZ\",%n" : "time=%4d-%2d-%2dT%2d:%2d:%2d.%3dZ %n", &year, &month, &day, &hour, &minute, &second,
-                 &milli, &at);
+  int n = sscanf(last->text, json ? "{\"time\":\"%4d-%2d-%2dT%2d:%2d:%2d.%3dZ\",%n" : "time=%4d-%2d-%2dT%2d:%2d:%2d.%3dZ %n", &year, &month, &day, &hour,
+                 &minute, &second, &milli, &at);
   assert_int_equal(n, 7);
   assert_true(at > 0 && year >= 2024);
   assert_null(strchr(last->text, '\n'));
@@ -222,8 +222,9 @@ static void writes_json(void **state) {
   struct log log = {.thread = "sync", .json = true, .capture = capture, .capture_context = &last};
   char quoted[64];
   log_write(&log, LOG_ERROR, "it \"failed\"", "a=%s b=two words c=%s", log_quote(SPAN("x\" y=\"\\\n\x01\xff\xc3\xa9"), quoted, sizeof quoted), "\t");
-  assert_string_equal(after_time(&last, true), "\"level\":\"error\",\"thread\":\"sync\",\"message\":\"it \\\"failed\\\"\",\"a\":\"x\\\" y=\\\"\\\\\\n\\u0001\\ufffd\xc3\xa9\","
-                                               "\"b\":\"two words\",\"c\":\"\\t\"}");
+  assert_string_equal(after_time(&last, true),
+                      "\"level\":\"error\",\"thread\":\"sync\",\"message\":\"it \\\"failed\\\"\",\"a\":\"x\\\" y=\\\"\\\\\\n\\u0001\\ufffd\xc3\xa9\","
+                      "\"b\":\"two words\",\"c\":\"\\t\"}");
   log_write(&log, LOG_ERROR, "m", NULL);
   assert_string_equal(after_time(&last, true), "\"level\":\"error\",\"thread\":\"sync\",\"message\":\"m\"}");
 }
@@ -285,9 +286,13 @@ static void obeys_the_level(void **state) {
 
 int main(void) {
   alarm(120); /* a lost wake-up ends here */
-  const struct CMUnitTest tests[] = {cmocka_unit_test(carries_lines),      cmocka_unit_test(drops_when_full),
-                                     cmocka_unit_test(passes_between_threads), cmocka_unit_test(never_loses_a_wake),
-                                     cmocka_unit_test(writes_logfmt),      cmocka_unit_test(writes_json),
-                                     cmocka_unit_test(keeps_lines_whole_whatever_comes), cmocka_unit_test(obeys_the_level)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(carries_lines),
+                                     cmocka_unit_test(drops_when_full),
+                                     cmocka_unit_test(passes_between_threads),
+                                     cmocka_unit_test(never_loses_a_wake),
+                                     cmocka_unit_test(writes_logfmt),
+                                     cmocka_unit_test(writes_json),
+                                     cmocka_unit_test(keeps_lines_whole_whatever_comes),
+                                     cmocka_unit_test(obeys_the_level)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

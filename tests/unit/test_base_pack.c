@@ -14,7 +14,9 @@
 
 static void round_trips(void **state) {
   (void)state;
-  static const int64_t integers[] = {0, 1, 127, 128, 255, 256, 65535, 65536, 4294967295, 4294967296, INT64_MAX, -1, -32, -33, -128, -129, -32768, -32769, INT32_MIN, (int64_t)INT32_MIN - 1, INT64_MIN};
+  static const int64_t integers[] = {0,         1,  127, 128, 255,  256,  65535,  65536,  4294967295, 4294967296,
+                                     INT64_MAX, -1, -32, -33, -128, -129, -32768, -32769, INT32_MIN,  (int64_t)INT32_MIN - 1,
+                                     INT64_MIN};
   static const size_t lengths[] = {0, 1, 31, 32, 255, 256, 65535, 65536, 70000};
   static char text[70000];
   memset(text, 'q', sizeof text);
@@ -133,8 +135,7 @@ static const char *read_all(struct span bytes) {
   assert_false(pack_next(&r, &item)); /* sticky */
   assert_false(pack_skip(&r, NULL));
   pack_reader_init(&r, s);
-  while (pack_skip(&r, NULL)) {
-  }
+  while (pack_skip(&r, NULL)) {}
   struct span value;
   pack_find(s, "a", &value);
   pack_get_integer(s, "a", 0);
@@ -145,10 +146,26 @@ static const char *read_all(struct span bytes) {
 
 static void refuses_hostile_input(void **state) {
   (void)state;
-  static const struct span bad[] = {SPAN("\xc1"), SPAN("\xd9"), SPAN("\xd9\x05" "abcd"), SPAN("\xdb\xff\xff\xff\xff" "a"), SPAN("\xc6\xff\xff\xff\xff"),
-                                    SPAN("\xdd\xff\xff\xff\xff"), SPAN("\xdf\xff\xff\xff\xff\x01\x01"), SPAN("\xdf\x80\x00\x00\x01\x01\x01\x01"), SPAN("\x92\x01"),
-                                    SPAN("\x81\x01"), SPAN("\xc7"), SPAN("\xc7\x00"), SPAN("\xc9\xff\xff\xff\xff\x01"), SPAN("\xd8\x01" "123456789012345"),
-                                    SPAN("\xcb\x00"), SPAN("\xcf\x00\x00\x00\x00\x00\x00\x00"), SPAN("\xa1")};
+  static const struct span bad[] = {SPAN("\xc1"),
+                                    SPAN("\xd9"),
+                                    SPAN("\xd9\x05"
+                                         "abcd"),
+                                    SPAN("\xdb\xff\xff\xff\xff"
+                                         "a"),
+                                    SPAN("\xc6\xff\xff\xff\xff"),
+                                    SPAN("\xdd\xff\xff\xff\xff"),
+                                    SPAN("\xdf\xff\xff\xff\xff\x01\x01"),
+                                    SPAN("\xdf\x80\x00\x00\x01\x01\x01\x01"),
+                                    SPAN("\x92\x01"),
+                                    SPAN("\x81\x01"),
+                                    SPAN("\xc7"),
+                                    SPAN("\xc7\x00"),
+                                    SPAN("\xc9\xff\xff\xff\xff\x01"),
+                                    SPAN("\xd8\x01"
+                                         "123456789012345"),
+                                    SPAN("\xcb\x00"),
+                                    SPAN("\xcf\x00\x00\x00\x00\x00\x00\x00"),
+                                    SPAN("\xa1")};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
     if (!read_all(bad[i])) fail_msg("accepted number %zu", i);
   assert_null(read_all(SPAN("")));
@@ -180,7 +197,8 @@ static void survives_mutations(void **state) {
   (void)state;
   struct buffer b = {0};
   pack_put_map(&b, 3);
-  pack_put_string(&b, SPAN("a")), pack_put_array(&b, 3), pack_put_integer(&b, 70000), pack_put_number(&b, 2.5), pack_put_string(&b, SPAN("a longer text, longer than 31 bytes"));
+  pack_put_string(&b, SPAN("a")), pack_put_array(&b, 3), pack_put_integer(&b, 70000), pack_put_number(&b, 2.5),
+      pack_put_string(&b, SPAN("a longer text, longer than 31 bytes"));
   pack_put_string(&b, SPAN("b")), pack_put_value(&b, PACK_REGEX, SPAN("^/x"));
   pack_put_string(&b, SPAN("c")), pack_put_map(&b, 1), pack_put_nil(&b), pack_put_boolean(&b, true);
   size_t length = buffer_length(&b);

@@ -46,10 +46,8 @@ static void tell(struct world *world, const char *format, ...) {
 static void done(struct world *world, bool is_abort) {
   struct codec_stream *stream = world->stream;
   world->stream = NULL;
-  if (is_abort)
-    stream->ops->abort(stream);
-  else
-    stream->ops->finish(stream);
+  if (is_abort) stream->ops->abort(stream);
+  else stream->ops->finish(stream);
   arena_free(&world->arena);
   world->has_arena = false;
 }
@@ -67,10 +65,8 @@ static void answer(struct world *world, int status, const char *body) {
 
 static void on_body(void *owner, struct span data) {
   struct world *world = owner;
-  if (data.length < 100)
-    tell(world, "body(%.*s) ", (int)data.length, data.data);
-  else
-    tell(world, "body[%zu] ", data.length);
+  if (data.length < 100) tell(world, "body(%.*s) ", (int)data.length, data.data);
+  else tell(world, "body[%zu] ", data.length);
   if (world->pauses_at_body) world->stream->ops->pause(world->stream, PAUSE_SINK_FULL);
 }
 

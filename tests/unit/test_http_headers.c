@@ -199,8 +199,8 @@ static void test_messages(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_ids),     cmocka_unit_test(test_ids_everywhere), cmocka_unit_test(test_list), cmocka_unit_test(test_validity), cmocka_unit_test(test_mark),
-                                     cmocka_unit_test(test_validity_everywhere),
-                                     cmocka_unit_test(test_cookies), cmocka_unit_test(test_dates), cmocka_unit_test(test_messages)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_ids),      cmocka_unit_test(test_ids_everywhere), cmocka_unit_test(test_list),
+                                     cmocka_unit_test(test_validity), cmocka_unit_test(test_mark),           cmocka_unit_test(test_validity_everywhere),
+                                     cmocka_unit_test(test_cookies),  cmocka_unit_test(test_dates),          cmocka_unit_test(test_messages)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

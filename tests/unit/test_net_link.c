@@ -94,10 +94,10 @@ static void on_accept(void *context, struct link *link) {
 static void turn(struct world *world, int count) {
   for (int i = 0; i < count; i++) loop_run_once(&world->loop, 2);
 }
-#define WAIT(world, condition)                                          \
-  do {                                                                  \
+#define WAIT(world, condition) \
+  do { \
     for (int wait_ = 0; wait_ < 2000 && !(condition); wait_++) turn(world, 1); \
-    assert_true(condition);                                             \
+    assert_true(condition); \
   } while (0)
 
 static int set_up(void **state) {
@@ -487,9 +487,23 @@ int main(void) {
   signal(SIGPIPE, SIG_IGN);
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
   const struct CMUnitTest tests[] = {
-      T(test_pair), T(test_pair_pressure), T(test_held), T(test_new_owner), T(test_staging), T(test_write_before_open), T(test_refused),
-      T(test_close_in_callbacks), T(test_close_with_pending), T(test_graceful), T(test_graceful_times_out), T(test_early_answer),
-      T(test_client_gone_while_paused), T(test_addresses), T(test_listener_pause), T(test_port_in_use), T(test_timer_after_sleep),
+      T(test_pair),
+      T(test_pair_pressure),
+      T(test_held),
+      T(test_new_owner),
+      T(test_staging),
+      T(test_write_before_open),
+      T(test_refused),
+      T(test_close_in_callbacks),
+      T(test_close_with_pending),
+      T(test_graceful),
+      T(test_graceful_times_out),
+      T(test_early_answer),
+      T(test_client_gone_while_paused),
+      T(test_addresses),
+      T(test_listener_pause),
+      T(test_port_in_use),
+      T(test_timer_after_sleep),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

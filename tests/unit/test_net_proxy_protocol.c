@@ -56,11 +56,22 @@ static void test_v1(void **state) {
 
 static void test_v1_refused(void **state) {
   (void)state;
-  static const char *const bad[] = {
-      "GET / HTTP/1.1\r\n", "PROXX", "PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n\n", "PROXY TCP4 1.2.3.4 1.2.3.4 1\r\n", "PROXY TCP4 1.2.3.4 1.2.3.4 1 2 3\r\n",
-      "PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n", "PROXY TCP4 1.2.3.4 1.2.3.4 01 2\r\n", "PROXY TCP4 ::1 ::1 1 2\r\n", "PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n",
-      "PROXY TCP4  1.2.3.4 1.2.3.4 1 2\r\n", "PROXY TCP4 1.2.3.4 1.2.3.4 1 2 \r\n", "PROXY UDP4 1.2.3.4 1.2.3.4 1 2\r\n", "PROXY TCP4 1.2.3.256 1.2.3.4 1 2\r\n",
-      "PROXY \r\n", "PROXY TCP4 1.2.3.4 1.2.3.4 1 2\rX", "PROXY TCP4 1.2.3.4 1.2.3.4 +1 2\r\n"};
+  static const char *const bad[] = {"GET / HTTP/1.1\r\n",
+                                    "PROXX",
+                                    "PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n\n",
+                                    "PROXY TCP4 1.2.3.4 1.2.3.4 1\r\n",
+                                    "PROXY TCP4 1.2.3.4 1.2.3.4 1 2 3\r\n",
+                                    "PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n",
+                                    "PROXY TCP4 1.2.3.4 1.2.3.4 01 2\r\n",
+                                    "PROXY TCP4 ::1 ::1 1 2\r\n",
+                                    "PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n",
+                                    "PROXY TCP4  1.2.3.4 1.2.3.4 1 2\r\n",
+                                    "PROXY TCP4 1.2.3.4 1.2.3.4 1 2 \r\n",
+                                    "PROXY UDP4 1.2.3.4 1.2.3.4 1 2\r\n",
+                                    "PROXY TCP4 1.2.3.256 1.2.3.4 1 2\r\n",
+                                    "PROXY \r\n",
+                                    "PROXY TCP4 1.2.3.4 1.2.3.4 1 2\rX",
+                                    "PROXY TCP4 1.2.3.4 1.2.3.4 +1 2\r\n"};
   struct proxy_header header;
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(parse(bad[i], strlen(bad[i]), &header), ERROR_PROTOCOL);
   char endless[200];
@@ -78,7 +89,8 @@ static void test_v2(void **state) {
   struct span v4 = SPAN(SIGNATURE "\x21\x11\x00\x0c\xc0\x00\x02\x01\xc6\x33\x64\x02\xdc\x04\x01\xbb");
   check_splits(v4.data, v4.length, &header);
   check_source(&header, "192.0.2.1:56324", "198.51.100.2:443");
-  struct span v6 = SPAN(SIGNATURE "\x21\x21\x00\x24"
+  struct span v6 = SPAN(SIGNATURE
+                        "\x21\x21\x00\x24"
                         "\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x02\x00\x01\xff\xff");
   check_splits(v6.data, v6.length, &header);
   check_source(&header, "[2001:db8::1]:1", "[2001:db8::2]:65535");
@@ -96,14 +108,17 @@ static void test_v2(void **state) {
 static void test_v2_refused(void **state) {
   (void)state;
   struct proxy_header header;
-  const struct span bad[] = {
-      SPAN("\r\n\r\n\1"), SPAN(SIGNATURE "\x11"), SPAN(SIGNATURE "\x22"),                        /* signature, version, command */
-      SPAN(SIGNATURE "\x21\x12\x00\x00"), SPAN(SIGNATURE "\x21\x31\x00\x00"),                    /* UDP, unix */
-      SPAN(SIGNATURE "\x21\x11\x00\x0b\xc0\x00\x02\x01\xc6\x33\x64\x02\xdc\x04\x01"),            /* too short */
-      SPAN(SIGNATURE "\x21\x11\x00\x0e\xc0\x00\x02\x01\xc6\x33\x64\x02\xdc\x04\x01\xbb\x04\x00"), /* cut TLV */
-      SPAN(SIGNATURE "\x21\x11\x00\x0f\xc0\x00\x02\x01\xc6\x33\x64\x02\xdc\x04\x01\xbb\x04\x00\x01"),
-      SPAN(SIGNATURE "\x21\x11\x00\x10\xc0\x00\x02\x01\xc6\x33\x64\x02\xdc\x04\x01\xbb\x20\x00\x01\x01"),
-      SPAN(SIGNATURE "\x21\x11\xff\xff"), SPAN("\x16\x03\x01")};
+  const struct span bad[] = {SPAN("\r\n\r\n\1"),
+                             SPAN(SIGNATURE "\x11"),
+                             SPAN(SIGNATURE "\x22"), /* signature, version, command */
+                             SPAN(SIGNATURE "\x21\x12\x00\x00"),
+                             SPAN(SIGNATURE "\x21\x31\x00\x00"),                                                         /* UDP, unix */
+                             SPAN(SIGNATURE "\x21\x11\x00\x0b\xc0\x00\x02\x01\xc6\x33\x64\x02\xdc\x04\x01"),             /* too short */
+                             SPAN(SIGNATURE "\x21\x11\x00\x0e\xc0\x00\x02\x01\xc6\x33\x64\x02\xdc\x04\x01\xbb\x04\x00"), /* cut TLV */
+                             SPAN(SIGNATURE "\x21\x11\x00\x0f\xc0\x00\x02\x01\xc6\x33\x64\x02\xdc\x04\x01\xbb\x04\x00\x01"),
+                             SPAN(SIGNATURE "\x21\x11\x00\x10\xc0\x00\x02\x01\xc6\x33\x64\x02\xdc\x04\x01\xbb\x20\x00\x01\x01"),
+                             SPAN(SIGNATURE "\x21\x11\xff\xff"),
+                             SPAN("\x16\x03\x01")};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(parse(bad[i].data, bad[i].length, &header), ERROR_PROTOCOL);
 }
 
@@ -129,7 +144,7 @@ static void test_digest(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_v1), cmocka_unit_test(test_v1_refused), cmocka_unit_test(test_v2),
-                                     cmocka_unit_test(test_v2_refused), cmocka_unit_test(test_digest)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_v1), cmocka_unit_test(test_v1_refused), cmocka_unit_test(test_v2), cmocka_unit_test(test_v2_refused),
+                                     cmocka_unit_test(test_digest)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -255,19 +255,38 @@ static void run_relay(size_t up, size_t down, size_t block, bool front_tls, bool
   world_free(&world);
 }
 
-static void test_plain(void **state) { (void)state; run_relay(BIG, 8u << 20, PATTERN, false, false, false, true); }
-static void test_plain_other_way(void **state) { (void)state; run_relay(8u << 20, BIG, PATTERN, false, false, true, false); }
-static void test_tls(void **state) { (void)state; run_relay(BIG, 8u << 20, PATTERN, true, true, false, true); }
-static void test_tls_small_writes(void **state) { (void)state; run_relay(3u << 20, 3u << 20, 777, true, false, true, true); }
-static void test_small_writes(void **state) { (void)state; run_relay(3u << 20, 3u << 20, 777, false, true, true, true); }
-static void test_nothing(void **state) { (void)state; run_relay(0, 0, 1, false, false, false, false); run_relay(0, 1, 1, true, true, false, false); }
+static void test_plain(void **state) {
+  (void)state;
+  run_relay(BIG, 8u << 20, PATTERN, false, false, false, true);
+}
+static void test_plain_other_way(void **state) {
+  (void)state;
+  run_relay(8u << 20, BIG, PATTERN, false, false, true, false);
+}
+static void test_tls(void **state) {
+  (void)state;
+  run_relay(BIG, 8u << 20, PATTERN, true, true, false, true);
+}
+static void test_tls_small_writes(void **state) {
+  (void)state;
+  run_relay(3u << 20, 3u << 20, 777, true, false, true, true);
+}
+static void test_small_writes(void **state) {
+  (void)state;
+  run_relay(3u << 20, 3u << 20, 777, false, true, true, true);
+}
+static void test_nothing(void **state) {
+  (void)state;
+  run_relay(0, 0, 1, false, false, false, false);
+  run_relay(0, 1, 1, true, true, false, false);
+}
 
 int main(void) {
   signal(SIGPIPE, SIG_IGN);
   for (size_t i = 0; i < PATTERN; i++) pattern[i] = (unsigned char)(i * 2654435761u >> 13);
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_nothing),  cmocka_unit_test(test_plain), cmocka_unit_test(test_plain_other_way),
-      cmocka_unit_test(test_tls),      cmocka_unit_test(test_small_writes), cmocka_unit_test(test_tls_small_writes),
+      cmocka_unit_test(test_nothing), cmocka_unit_test(test_plain),        cmocka_unit_test(test_plain_other_way),
+      cmocka_unit_test(test_tls),     cmocka_unit_test(test_small_writes), cmocka_unit_test(test_tls_small_writes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -116,7 +116,8 @@ static struct listener *listen_with(struct world *world, void (*accept_it)(void 
 
 static struct tls_server *server_new(struct world *world, bool tickets, const char *protocols) {
   char error[200] = "";
-  struct tls_profile profile = {.protocols = protocols, .ciphers = "ECDHE-ECDSA-AES128-GCM-SHA256", .curves = "auto", .tickets = tickets, .session_timeout = 600};
+  struct tls_profile profile = {
+      .protocols = protocols, .ciphers = "ECDHE-ECDSA-AES128-GCM-SHA256", .curves = "auto", .tickets = tickets, .session_timeout = 600};
   struct tls_server *server = tls_server_new(&profile, world->tickets, find, world, error, sizeof error);
   assert_string_equal(error, "");
   return server;
@@ -150,7 +151,7 @@ static int tear_down(void **state) {
 struct client {
   struct address address;
   const char *name, *alpn, *prefix;
-  int version; /* 0: any */
+  int version;          /* 0: any */
   SSL_SESSION *session; /* in: to offer; out: the last one given */
   bool ok, resumed, echoed, has_session, tries_to_renegotiate, can_renegotiate;
   char serial[64];
@@ -356,7 +357,8 @@ static void test_behind_prefix(void **state) {
 
 static void test_garbage(void **state) {
   struct world *world = *state;
-  static const char *const junk[] = {"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "\x16\x03\x01\xff\xff\x01", "\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", "\x80\x2e\x01\x00\x02"};
+  static const char *const junk[] = {"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "\x16\x03\x01\xff\xff\x01", "\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00",
+                                     "\x80\x2e\x01\x00\x02"};
   for (size_t i = 0; i < 4; i++) {
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     assert_int_equal(connect(fd, &world->address.any, sizeof world->address.v4), 0);
@@ -489,8 +491,17 @@ int main(void) {
   signal(SIGPIPE, SIG_IGN);
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
   const struct CMUnitTest tests[] = {
-      T(test_names), T(test_resumption_13), T(test_resumption_12), T(test_keys_expire), T(test_no_tickets), T(test_alpn_and_protocols),
-      T(test_no_renegotiation), T(test_behind_prefix), T(test_garbage), T(test_client_side), cmocka_unit_test(test_certificate),
+      T(test_names),
+      T(test_resumption_13),
+      T(test_resumption_12),
+      T(test_keys_expire),
+      T(test_no_tickets),
+      T(test_alpn_and_protocols),
+      T(test_no_renegotiation),
+      T(test_behind_prefix),
+      T(test_garbage),
+      T(test_client_side),
+      cmocka_unit_test(test_certificate),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -460,10 +460,27 @@ static void test_leaving_tunnels(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      TEST(test_get), TEST(test_keep_alive_and_pool), TEST(test_pipelining), TEST(test_chunked_both_ways), TEST(test_unbuffered_body_streams),
-      TEST(test_expect_continue), TEST(test_body_limit), TEST(test_own_answers), TEST(test_refused_everywhere), TEST(test_retry_avoids_the_tried),
-      TEST(test_stale_connection_is_replaced), TEST(test_timeouts), TEST(test_early_answer), TEST(test_early_success_goes_on), TEST(test_back_pressure),
-      TEST(test_tunnel), TEST(test_tunnel_idle), TEST(test_detaching), TEST(test_draining), TEST(test_leaving_uploads), TEST(test_leaving_tunnels),
+      TEST(test_get),
+      TEST(test_keep_alive_and_pool),
+      TEST(test_pipelining),
+      TEST(test_chunked_both_ways),
+      TEST(test_unbuffered_body_streams),
+      TEST(test_expect_continue),
+      TEST(test_body_limit),
+      TEST(test_own_answers),
+      TEST(test_refused_everywhere),
+      TEST(test_retry_avoids_the_tried),
+      TEST(test_stale_connection_is_replaced),
+      TEST(test_timeouts),
+      TEST(test_early_answer),
+      TEST(test_early_success_goes_on),
+      TEST(test_back_pressure),
+      TEST(test_tunnel),
+      TEST(test_tunnel_idle),
+      TEST(test_detaching),
+      TEST(test_draining),
+      TEST(test_leaving_uploads),
+      TEST(test_leaving_tunnels),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

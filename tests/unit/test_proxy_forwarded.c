@@ -39,8 +39,9 @@ static struct peer *ask(struct peer *client, const char *fields) {
   return server;
 }
 
-static const char lies[] = "X-Forwarded-For: 1.1.1.1, 2.2.2.2\r\nX-Forwarded-Host: other.test, x\r\nX-Forwarded-Port: 8443\r\nX-Forwarded-Proto: https\r\n"
-                           "X-Real-IP: 3.3.3.3\r\nX-Scheme: gopher\r\nX-Forwarded-Scheme: gopher\r\nProxy: evil\r\nX-Original-Forwarded-For: 9.9.9.9\r\n";
+static const char lies[] =
+    "X-Forwarded-For: 1.1.1.1, 2.2.2.2\r\nX-Forwarded-Host: other.test, x\r\nX-Forwarded-Port: 8443\r\nX-Forwarded-Proto: https\r\n"
+    "X-Real-IP: 3.3.3.3\r\nX-Scheme: gopher\r\nX-Forwarded-Scheme: gopher\r\nProxy: evil\r\nX-Original-Forwarded-For: 9.9.9.9\r\n";
 
 static void test_untrusted(void **state) {
   (void)state;
@@ -152,8 +153,14 @@ static void test_lists(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      TEST(test_untrusted), TEST(test_trusted), TEST(test_full_list), TEST(test_trusts_only_its_peers), TEST(test_request_id),
-      TEST(test_original_uri), TEST(test_proxy_header_in_pieces), cmocka_unit_test(test_lists),
+      TEST(test_untrusted),
+      TEST(test_trusted),
+      TEST(test_full_list),
+      TEST(test_trusts_only_its_peers),
+      TEST(test_request_id),
+      TEST(test_original_uri),
+      TEST(test_proxy_header_in_pieces),
+      cmocka_unit_test(test_lists),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

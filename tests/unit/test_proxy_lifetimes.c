@@ -1,5 +1,5 @@
-/* What an exchange keeps must not lie in a unit that it does not lease: settings are never leased, hosts only until it detaches. Units are freed at the first moment at which
- * nobody may touch them, so ASan sees a late use. */
+/* What an exchange keeps must not lie in a unit that it does not lease: settings are never leased, hosts only until it detaches. Units are freed at the first
+ * moment at which nobody may touch them, so ASan sees a late use. */
 #include "proxy_world.h"
 
 #define GET "GET / HTTP/1.1\r\nHost: foo.test\r\n\r\n"

@@ -113,9 +113,12 @@ static void test_final_status(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test_setup(test_idempotent_requests, set_up), cmocka_unit_test_setup(test_nothing_written, set_up),
-      cmocka_unit_test_setup(test_answer_begun, set_up),        cmocka_unit_test_setup(test_bodies, set_up),
-      cmocka_unit_test_setup(test_bounds, set_up),              cmocka_unit_test_setup(test_words, set_up),
+      cmocka_unit_test_setup(test_idempotent_requests, set_up),
+      cmocka_unit_test_setup(test_nothing_written, set_up),
+      cmocka_unit_test_setup(test_answer_begun, set_up),
+      cmocka_unit_test_setup(test_bodies, set_up),
+      cmocka_unit_test_setup(test_bounds, set_up),
+      cmocka_unit_test_setup(test_words, set_up),
       cmocka_unit_test_setup(test_final_status, set_up),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -365,10 +365,8 @@ static void *run_hammer(void *argument) {
     struct endpoint_record *record = balance_choose(&request)->record;
     endpoint_pin(record);
     atomic_fetch_add_explicit(&record->load, 1, memory_order_relaxed);
-    if (i % 3 == 0)
-      endpoint_failed(record, request.now_ms);
-    else
-      endpoint_succeeded(record);
+    if (i % 3 == 0) endpoint_failed(record, request.now_ms);
+    else endpoint_succeeded(record);
     endpoint_observe(record, request.now_ms, i % 1000);
     atomic_fetch_sub_explicit(&record->load, 1, memory_order_relaxed);
     endpoint_unpin(record);

@@ -318,12 +318,9 @@ static void route_settings_are_strict(void **state) {
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
     pack_put_map(&map, 1);
     text(&map, rows[i].name);
-    if (rows[i].text)
-      text(&map, rows[i].text);
-    else if (strcmp(rows[i].type, "flag") == 0)
-      pack_put_boolean(&map, rows[i].number != 0);
-    else
-      pack_put_number(&map, rows[i].number);
+    if (rows[i].text) text(&map, rows[i].text);
+    else if (strcmp(rows[i].type, "flag") == 0) pack_put_boolean(&map, rows[i].number != 0);
+    else pack_put_number(&map, rows[i].number);
     error[0] = '\0';
     int code = apply(&settings, &map, error, sizeof error);
     if (code != (rows[i].error ? ERROR_INVALID : 0)) fail_msg("%s: %d %s", rows[i].name, code, error);

@@ -72,8 +72,8 @@ static void check(bool regex, const char *const *paths, const struct row *rows) 
 
 #define PATHS(...) \
   (const char *const[]) { __VA_ARGS__, NULL }
-#define ROWS(...)                   \
-  (const struct row[]) {            \
+#define ROWS(...) \
+  (const struct row[]) { \
     __VA_ARGS__, { NULL, 0, false } \
   }
 

@@ -42,8 +42,22 @@ static bool pack(lua_State *L, const char *expression, struct buffer *out, char 
 
 static void keeps_plain_data(void **state) {
   lua_State *L = *state;
-  static const char *const values[] = {"nil", "true", "0", "-1", "1.5", "2^53", "-2^40", "1e300", "''", "'text\\0with NUL'", "{1, 2, {3}}", "{ a = { b = { c = 'd' } } }",
-                                       "core.array {}", "{}", "{ x = core.null }", "{ core.null, 1 }"};
+  static const char *const values[] = {"nil",
+                                       "true",
+                                       "0",
+                                       "-1",
+                                       "1.5",
+                                       "2^53",
+                                       "-2^40",
+                                       "1e300",
+                                       "''",
+                                       "'text\\0with NUL'",
+                                       "{1, 2, {3}}",
+                                       "{ a = { b = { c = 'd' } } }",
+                                       "core.array {}",
+                                       "{}",
+                                       "{ x = core.null }",
+                                       "{ core.null, 1 }"};
   for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
     struct buffer one = {0}, two = {0};
     char error[256];
@@ -62,7 +76,9 @@ static void writes_equal_data_equally(void **state) {
   struct buffer one = {0}, two = {0};
   char error[256];
   assert_true(pack(L, "{ a = 1, bb = 2, b = 3, c = { y = 1, x = 2 } }", &one, error));
-  assert_true(pack(L, "(function() local t = { c = {} } for i = 1, 99 do t[tostring(i)] = 1 end for i = 1, 99 do t[tostring(i)] = nil end t.bb = 2 t.b = 3 t.a = 1 t.c.x = 2 t.c.y = 1 return t end)()",
+  assert_true(pack(L,
+                   "(function() local t = { c = {} } for i = 1, 99 do t[tostring(i)] = 1 end for i = 1, 99 do t[tostring(i)] = nil end t.bb = 2 t.b = 3 t.a = "
+                   "1 t.c.x = 2 t.c.y = 1 return t end)()",
                    &two, error));
   assert_true(span_equal(buffer_span(&one), buffer_span(&two)));
   buffer_free(&one);
@@ -129,7 +145,10 @@ static void survives_damaged_bytes(void **state) {
   lua_State *L = *state;
   struct buffer out = {0};
   char error[256];
-  assert_true(pack(L, "{ a = { 1, 2, 3, { 'x', 'y' } }, b = 'some longer text than thirty-one bytes', c = { d = core.value('ip_set', '10.0.0.0/8') }, e = 1.5, f = core.null }", &out, error));
+  assert_true(pack(
+      L,
+      "{ a = { 1, 2, 3, { 'x', 'y' } }, b = 'some longer text than thirty-one bytes', c = { d = core.value('ip_set', '10.0.0.0/8') }, e = 1.5, f = core.null }",
+      &out, error));
   struct span whole = buffer_span(&out);
   char *copy = malloc(whole.length);
   struct random random = {.state = 42};

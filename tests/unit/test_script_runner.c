@@ -145,7 +145,8 @@ static int teardown(void **state) {
 
 static void decodes_a_config_once(void **state) {
   struct fixture *f = *state;
-  struct unit *set = make_one(f, "builtin", "local last; return { name = 'probe', log = function(e, c) assert(c.n == 7) assert(last == nil or last == c) last = c end }");
+  struct unit *set =
+      make_one(f, "builtin", "local last; return { name = 'probe', log = function(e, c) assert(c.n == 7) assert(last == nil or last == c) last = c end }");
   assert_int_equal(run_once(f, set), HOOK_NEXT);
   assert_int_equal(run_once(f, set), HOOK_NEXT);
   f->runner.forget(f->runner.self, &f->host.unit);
@@ -244,8 +245,11 @@ static void prints_the_cost_of_a_hook(void **state) {
     const char *name, *source;
   } hooks[] = {
       {"empty hook", "return { name = 'probe', log = function() end }"},
-      {"two headers", "return { name = 'probe', log = function(e) local h = e.request.headers local a, b = h:get('Cookie'), h:get('Host') if a == b then error() end end }"},
-      {"cookie, host and config", "return { name = 'probe', log = function(e, c) local r = e.request if r.cookies:get('shop') == 'old' and r.host == 'x' and c.n == 1 then error() end end }"},
+      {"two headers",
+       "return { name = 'probe', log = function(e) local h = e.request.headers local a, b = h:get('Cookie'), h:get('Host') if a == b then error() end end }"},
+      {"cookie, host and config",
+       "return { name = 'probe', log = function(e, c) local r = e.request if r.cookies:get('shop') == 'old' and r.host == 'x' and c.n == 1 then error() end "
+       "end }"},
   };
   const char *text = getenv("MOONGATE_BENCH_RUNS");
   unsigned runs = text ? (unsigned)strtoul(text, NULL, 10) : 2000;

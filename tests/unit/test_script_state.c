@@ -16,12 +16,13 @@ static void test_closing_logs_to_nobodys_ring(void **unused) {
   struct log log = {.capture = count_line};
   struct state_options options = {.lua_directory = "lua", .owner = "builtin", .log = &log};
   char error[256];
-  static const char text[] = "local core = require 'moongate.core'\n"
-                             "core.log('error', 'open')\n"
-                             "kept = newproxy(true)\n"
-                             "getmetatable(kept).__gc = function() core.log('debug', 'closed') end\n"
-                             "_G.kept = kept\n"
-                             "return {}";
+  static const char text[] =
+      "local core = require 'moongate.core'\n"
+      "core.log('error', 'open')\n"
+      "kept = newproxy(true)\n"
+      "getmetatable(kept).__gc = function() core.log('debug', 'closed') end\n"
+      "_G.kept = kept\n"
+      "return {}";
   struct script_state *state = state_new(&options, error, sizeof error);
   if (!state) fail_msg("%s", error);
   if (state_run_file(state, "one.lua", SPAN(text), error, sizeof error)) fail_msg("%s", error);
