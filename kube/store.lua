@@ -18,10 +18,10 @@ json.decode_max_depth(64)
 ---@field problems Problem[]
 ---@field is_kept boolean|nil the edit is broken; the object is of an earlier version
 
----@param options { documents: userdata, findings: table, flags: table<string, string> }
+---@param options { position: fun(document): string|nil, integer|nil, integer|nil, findings: table, flags: table<string, string> }
 function store.new(options)
   return setmetatable({
-    documents = options.documents, findings = options.findings, flags = options.flags,
+    position = options.position, findings = options.findings, flags = options.flags,
     entries = {},     -- document id -> Entry[]
     by_key = {},      -- object key -> Entry[] (usually one)
     current = {},     -- object key -> the Entry that counts
@@ -53,14 +53,14 @@ end
 
 local function is_before(self, a, b)
   if a.document == b.document then return a.item < b.item end
-  local path_a, index_a = self.documents:position(a.document)
-  local path_b, index_b = self.documents:position(b.document)
+  local path_a, index_a = self.position(a.document)
+  local path_b, index_b = self.position(b.document)
   if path_a ~= path_b then return (path_a or "") < (path_b or "") end
   return (index_a or 0) < (index_b or 0)
 end
 
 local function place(self, entry)
-  local path, index, line = self.documents:position(entry.document)
+  local path, index, line = self.position(entry.document)
   return ("%s:%d (document %d)"):format(path or "?", (line or 1) + entry.line - 1, index or 0)
 end
 

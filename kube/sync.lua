@@ -4,10 +4,13 @@ local core = require "moongate.core"
 local annotations = require "kube.annotations"
 local attaching = require "kube.attaching"
 local certificates = require "kube.certificates"
+local check = require "kube.check"
 local classes = require "kube.classes"
+local files = require "kube.files"
 local findings = require "kube.findings"
 local model = require "kube.model"
 local policies = require "kube.policies"
+local policy_change = require "kube.policy_change"
 local scopes = require "kube.scopes"
 local settings = require "kube.settings"
 local store = require "kube.store"
@@ -32,12 +35,16 @@ local MAX_AT_ONCE = 256 -- hosts built in one turn after the first sync; more ar
 ---@param options SyncOptions
 function sync.new(options)
   local self = setmetatable({ options = options, flags = options.flags, emit = options.emit, is_check = options.is_check }, sync)
-  self.documents = native.documents()
+  local documents = native.documents()
+  local function position(id) -- an object of a cluster has a name and no place
+    if type(id) == "number" then return documents:position(id) end
+  end
   self.findings = findings.new {
-    position = function(id) return self.documents:position(id) end,
+    position = position,
     log = options.is_check and function() end or native.log, clock = native.clock,
   }
-  self.store = store.new { documents = self.documents, findings = self.findings, flags = self.flags }
+  self.store = store.new { position = position, findings = self.findings, flags = self.flags }
+  self.files = files.new { documents = documents, store = self.store, findings = self.findings }
   self.policies = policies.new {
     owners = options.owners or require "moongate.owners", findings = self.findings, home = options.home, directories = options.policies, flags = self.flags,
     memory = options.memory, lua_directory = options.lua_directory, fetch = function(kind, namespace, ref) return self:fetch(kind, namespace, ref) end,
@@ -53,7 +60,6 @@ function sync.new(options)
   self.good = {}           -- Ingress id -> the last object that every policy accepted
   self.certificate_users = {} -- Secret id -> { [holder] = true }
   self.dirty = { hosts = {}, upstreams = {}, certificates = {}, names = {} }
-  self.roots = {}
   self.queue = {}          -- hosts to be built in slices
   self.raw_settings, self.fields, self.own = {}, {}, {}
   self.setting_findings = {}
@@ -540,56 +546,6 @@ function sync:flush()
   self.is_ready = true
 end
 
--- ---- paths ----
-
-local function is_manifest(path)
-  return path:find("%.ya?ml$") ~= nil or path:find("%.json$") ~= nil
-end
-
-function sync:take_changes(changes)
-  for _, item in ipairs(changes) do
-    if not item.text then self.store:remove(item.id) end
-  end
-  for _, item in ipairs(changes) do
-    if item.text then self.store:put(item.id, item.text) end
-  end
-end
-
-function sync:take_file(path)
-  local changes, problem = self.documents:update(path)
-  if changes then
-    self.findings:set("file " .. path, nil)
-    self:take_changes(changes)
-  elseif native.list(path) then
-    self.findings:set("file " .. path, { { level = "error", file = path, text = "cannot be read: " .. problem } })
-  else
-    self.findings:set("file " .. path, nil)
-    self:take_changes(self.documents:forget(path))
-  end
-end
-
---- Takes in one changed path of the manifests: a file, a directory, or what is gone.
-function sync:take_path(path, is_asked_for)
-  local list, problem = native.list(path)
-  if self.roots[path] then -- a root that is gone is a mishap, not the wish to serve nothing
-    self.findings:set("root " .. path, not list and { { level = "error", file = path, text = problem .. " (what was there stays)" } } or nil)
-    if not list then return end
-  end
-  if list == "file" then
-    if is_asked_for or is_manifest(path) then self:take_file(path) end
-    return
-  end
-  local files = {}
-  for _, below in ipairs(type(list) == "table" and list or {}) do
-    if is_manifest(below) then files[below] = true end
-  end
-  local prefix = path:sub(-1) == "/" and path or path .. "/"
-  for _, known in ipairs(self.documents:paths()) do
-    if known == path or known:sub(1, #prefix) == prefix then files[known] = true end
-  end
-  for _, file in ipairs(take(files)) do self:take_file(file) end
-end
-
 --- The first turn.
 ---@param paths string[] directories (and for `check`: files)
 ---@return true|nil ok
@@ -599,12 +555,8 @@ function sync:start(paths)
   if not set then return nil, problem end
   self.scopes.names = scopes.declared(set.order)
   for _, path in ipairs(paths) do
-    local list, unreadable = native.list(path)
-    if not list then return nil, ("%s: %s"):format(path, unreadable) end
-    if list == "file" and not self.is_check then return nil, ("%s: is not a directory"):format(path) end
-    path = path:gsub("(.)/+$", "%1")
-    self.roots[path] = true
-    self:take_path(path, true)
+    local ok, unreadable = self.files:start(path, self.is_check)
+    if not ok then return nil, unreadable end
   end
   self:flush()
   collectgarbage()
@@ -617,75 +569,10 @@ end
 function sync:change(paths)
   local of_policies = {}
   for _, path in ipairs(paths) do
-    if self.policies:owns(path) then of_policies[#of_policies + 1] = path else self:take_path(path) end
+    if self.policies:owns(path) then of_policies[#of_policies + 1] = path else self.files:take(path) end
   end
   self:flush()
-  if #of_policies > 0 then self:change_policies(of_policies) end
-end
-
--- ---- a new policy set ----
-
---- Which hosts does a change of these policies touch?
-local function affects(self, old, new, changed)
-  local names, is_all = {}, next(changed) == nil
-  for _, set in ipairs { old, new } do
-    for _, policy in ipairs(set.order) do
-      if changed[policy.name] then
-        local description = policy.description
-        if description.applies == "always" then is_all = true end
-        for key in pairs(description.settings or {}) do
-          if self.raw_settings[key] then is_all = true end
-        end
-        for name, spec in pairs(description.annotations or {}) do
-          names[name] = true
-          if type(spec) == "table" then
-            if spec.setting and self.raw_settings[spec.setting] then is_all = true end
-            for _, alias in ipairs(type(spec.alias) == "table" and spec.alias or { spec.alias }) do names[alias] = true end
-          end
-        end
-      end
-    end
-    if next(set.denied) then is_all = true end
-  end
-  return is_all, function(made)
-    for _, ingress in ipairs(made and made.ingresses or {}) do
-      for name in pairs(self:short(ingress)) do
-        if names[name] then return true end
-      end
-    end
-    return false
-  end
-end
-
-function sync:change_policies(paths)
-  local set, changed = self.policies:change(paths)
-  if not set then return end
-  local is_all, is_touched = affects(self, self.policies.set, set, changed)
-  local todo = {}
-  for host in pairs(self.hosts) do
-    if is_all or is_touched { ingresses = self:ingresses_of(host) } then todo[host] = true end
-  end
-  self.pass = { set = set, todo = todo, built = {}, all = is_all, affects = is_touched }
-end
-
-function sync:end_pass()
-  local pass = self.pass
-  self.pass = nil
-  self.policies:publish(pass.set)
-  self.scopes:declare(scopes.declared(pass.set.order), self.placed or {}, function(name) self:touch_sharers(name) end)
-  self:send("policies", "policies", pass.set.key)
-  for host, made in pairs(pass.built) do
-    if self.world.ingresses[host] then self:commit(host, made) end
-    if next(made.rejected) then self.dirty.hosts[host] = true end -- to be built again without the refused ones
-  end
-  if pass.all then
-    self.setting_findings = {}
-    for _, made in pairs(pass.built) do self:note_settings(made.setting_findings) end
-    self.dirty.setting_findings = true
-  end
-  self.dirty.settings = true -- policies may declare other settings
-  self:build_settings()
-  self:finish_message()
+  if #of_policies > 0 then policy_change.begin(self, of_policies) end
 end
 
 --- Work that is left, for at most `seconds`. True if there is more.
@@ -706,7 +593,7 @@ function sync:work(seconds)
   while pass and native.clock() < deadline do
     local host = next(pass.todo)
     if not host then
-      self:end_pass()
+      policy_change.finish(self)
       break
     end
     pass.todo[host] = nil
@@ -715,44 +602,7 @@ function sync:work(seconds)
   return self.pass ~= nil or self.queue[self.queue_head] ~= nil or next(self.dirty.hosts) ~= nil
 end
 
--- ---- check ----
-
---- Names that ingress-nginx knows and no policy here declares, with the reason.
-local function unsupported_names(home)
-  local path = home .. "/policies/known/unsupported.lua"
-  local source = native.read(path)
-  local chunk = source and loadstring(source, "@" .. path)
-  local ok, names = pcall(chunk or function() return {} end)
-  return ok and type(names) == "table" and names or {}
-end
-
---- Annotations that nothing reads: those that have no policy yet, and those that nobody knows.
-function sync:check_annotations()
-  local declared, unsupported = self.policies.set.declared, unsupported_names(self.options.home)
-  for id, ingress in pairs(self.store:all("Ingress")) do
-    local list = {}
-    for name in pairs(self:short(ingress)) do
-      if not declared[name] and name ~= "canary" and name ~= "service-upstream" and not annotations.unguarded({ [name] = "set" }, declared) then
-        local known = unsupported[name]
-        list[#list + 1] = known and { level = "warn", annotation = name, text = ("%s: is %s"):format(name, known.reason) }
-          or { level = "warn", annotation = name, text = name .. ": is not a known annotation" }
-      end
-    end
-    self:report("unread " .. id, list, ingress.key)
-  end
-end
-
---- All findings, for `moongate check`.
----@return { level: string, text: string }[] lines
----@return table<string, integer> counts
-function sync:check()
-  while self:work(1) do end
-  self:check_annotations()
-  local skipped = {}
-  for kind, count in pairs(self.store.skipped) do skipped[#skipped + 1] = ("%d %s"):format(count, kind) end
-  table.sort(skipped)
-  if #skipped > 0 then self.findings:set("skipped", { { level = "info", text = "objects of kinds that are not used: " .. table.concat(skipped, ", ") } }) end
-  return self.findings:all()
-end
+--- `moongate check`.
+sync.check = check.run
 
 return sync

@@ -1,0 +1,74 @@
+--- A new policy set: which hosts it touches, and its publication as one change when all of them are attached. Until then the old set goes on serving.
+local scopes = require "kube.scopes"
+
+local policy_change = {}
+
+--- Which hosts does a change of these policies touch?
+local function affects(self, old, new, changed)
+  local names, is_all = {}, next(changed) == nil
+  for _, set in ipairs { old, new } do
+    for _, policy in ipairs(set.order) do
+      if changed[policy.name] then
+        local description = policy.description
+        if description.applies == "always" then is_all = true end
+        for key in pairs(description.settings or {}) do
+          if self.raw_settings[key] then is_all = true end
+        end
+        for name, spec in pairs(description.annotations or {}) do
+          names[name] = true
+          if type(spec) == "table" then
+            if spec.setting and self.raw_settings[spec.setting] then is_all = true end
+            for _, alias in ipairs(type(spec.alias) == "table" and spec.alias or { spec.alias }) do names[alias] = true end
+          end
+        end
+      end
+    end
+    if next(set.denied) then is_all = true end
+  end
+  return is_all, function(made)
+    for _, ingress in ipairs(made and made.ingresses or {}) do
+      for name in pairs(self:short(ingress)) do
+        if names[name] then return true end
+      end
+    end
+    return false
+  end
+end
+
+--- Takes in changed policy files; if that makes a new set, its hosts are attached in slices (sync:work) before it is published.
+---@param self table the sync
+---@param paths string[]
+function policy_change.begin(self, paths)
+  local set, changed = self.policies:change(paths)
+  if not set then return end
+  local is_all, is_touched = affects(self, self.policies.set, set, changed)
+  local todo = {}
+  for host in pairs(self.hosts) do
+    if is_all or is_touched { ingresses = self:ingresses_of(host) } then todo[host] = true end
+  end
+  self.pass = { set = set, todo = todo, built = {}, all = is_all, affects = is_touched }
+end
+
+--- All hosts are attached: the new set is published as one change.
+---@param self table the sync
+function policy_change.finish(self)
+  local pass = self.pass
+  self.pass = nil
+  self.policies:publish(pass.set)
+  self.scopes:declare(scopes.declared(pass.set.order), self.placed or {}, function(name) self:touch_sharers(name) end)
+  self:send("policies", "policies", pass.set.key)
+  for host, made in pairs(pass.built) do
+    if self.world.ingresses[host] then self:commit(host, made) end
+    if next(made.rejected) then self.dirty.hosts[host] = true end -- to be built again without the refused ones
+  end
+  if pass.all then
+    self.setting_findings = {}
+    for _, made in pairs(pass.built) do self:note_settings(made.setting_findings) end
+    self.dirty.setting_findings = true
+  end
+  self.dirty.settings = true -- policies may declare other settings
+  self:build_settings()
+  self:finish_message()
+end
+
+return policy_change
