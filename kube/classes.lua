@@ -19,14 +19,15 @@ end
 ---@param ingress table
 ---@param flags table<string, string>
 ---@param get_class fun(name: string): table|nil
+---@param cluster table|nil where Ingresses come from a cluster: without the right to read IngressClasses, spec.ingressClassName is not looked at
 ---@return boolean is_ours
 ---@return string|nil reason
-function classes.accepts(ingress, flags, get_class)
+function classes.accepts(ingress, flags, get_class, cluster)
   local wanted = flag(flags, "ingress-class", "nginx")
-  if ingress.class and ingress.class ~= "" then
+  if ingress.class and ingress.class ~= "" and not (cluster and not cluster:has_classes()) then
     local class = get_class(ingress.class)
     if not class then
-      if ingress.class == wanted then return true end -- the class that --ingress-class names is assumed
+      if ingress.class == wanted and not cluster then return true end -- a directory need not hold the class that --ingress-class names
       return false, ("its class %q does not exist"):format(ingress.class)
     end
     if classes.is_ours(class, flags) then return true end
@@ -43,9 +44,13 @@ end
 
 --- Restrictions by namespace and kind of Ingress that flags ask for.
 ---@return boolean is_wanted
+---@param cluster table|nil knows which namespaces --watch-namespace-selector chooses
 ---@return string|nil reason
-function classes.is_watched(ingress, flags)
+function classes.is_watched(ingress, flags, cluster)
   local namespace = flag(flags, "watch-namespace", "")
+  if cluster and not cluster:is_watched(ingress.namespace) then
+    return false, ("the labels of namespace %q do not match --watch-namespace-selector"):format(ingress.namespace)
+  end
   if namespace ~= "" and ingress.namespace ~= namespace then return false, ("only namespace %q is watched"):format(namespace) end
   if flags["disable-catch-all"] == "true" and ingress.default_backend then return false, "--disable-catch-all is on and it has a default backend" end
   return true

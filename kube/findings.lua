@@ -25,6 +25,9 @@ local LOG_BURST, LOG_RATE = 100, 10
 ---@field log fun(level: string, message: string, detail: string)
 ---@field clock fun(): number
 
+---@class Findings
+---@field notify fun(finding: Finding)|nil told of each new finding
+
 ---@param options FindingsOptions
 function findings.new(options)
   return setmetatable({
@@ -86,10 +89,21 @@ function findings:set(source, list)
       kept[#kept + 1] = finding
       if not known[id] and not finding.is_quiet then
         self:log(finding)
+        if self.notify then self.notify(finding) end
       end
     end
   end
   self.by_source[source] = kept
+end
+
+--- Visits every finding that is not only for `check`.
+---@param visit fun(finding: Finding)
+function findings:each(visit)
+  for _, list in pairs(self.by_source) do
+    for _, finding in ipairs(list) do
+      if not finding.is_quiet then visit(finding) end
+    end
+  end
 end
 
 --- All findings, by place; equal lines once. Returns lines and a count by level.

@@ -524,6 +524,14 @@ static int native_clock(lua_State *L) {
   return 1;
 }
 
+/* time() -> seconds since 1970, with a fraction */
+static int native_time(lua_State *L) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  lua_pushnumber(L, (double)now.tv_sec + (double)now.tv_nsec / 1e9);
+  return 1;
+}
+
 /* log(level, message, detail): the level is debug, info, notice, warn or error */
 static int native_log(lua_State *L) {
   struct log *log = lua_touserdata(L, lua_upvalueindex(1));
@@ -550,9 +558,19 @@ static void make_type(lua_State *L, const char *name, const luaL_Reg *methods, l
 }
 
 static int open_module(lua_State *L) {
-  static const luaL_Reg functions[] = {{"yaml", native_yaml}, {"encode", native_encode}, {"join", native_join},           {"array", native_array},
-                                       {"raw", native_raw},   {"decode", native_decode}, {"documents", native_documents}, {"list", native_list},
-                                       {"read", native_read}, {"watch", native_watch},   {"address", native_address},     {"clock", native_clock},
+  static const luaL_Reg functions[] = {{"yaml", native_yaml},
+                                       {"encode", native_encode},
+                                       {"join", native_join},
+                                       {"array", native_array},
+                                       {"raw", native_raw},
+                                       {"decode", native_decode},
+                                       {"documents", native_documents},
+                                       {"list", native_list},
+                                       {"read", native_read},
+                                       {"watch", native_watch},
+                                       {"address", native_address},
+                                       {"clock", native_clock},
+                                       {"time", native_time},
                                        {NULL, NULL}};
   static const luaL_Reg documents_methods[] = {
       {"update", documents_lua_update}, {"forget", documents_lua_forget}, {"position", documents_lua_position}, {"paths", documents_lua_paths}, {NULL, NULL}};

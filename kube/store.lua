@@ -12,7 +12,7 @@ json.decode_max_depth(64)
 ---@class Entry one object of one document
 ---@field key string|nil
 ---@field object Object|nil
----@field document integer
+---@field document integer|string
 ---@field item integer
 ---@field line integer
 ---@field problems Problem[]
@@ -75,7 +75,7 @@ local function settle(self, key)
       level = "error", document = entry.document, line = entry.line, key = key,
       text = ("is there twice: %s counts, %s is refused"):format(place(self, chosen), place(self, entry)),
     }
-    self.findings:set(("duplicate %d %d"):format(entry.document, entry.item), refused and { refused })
+    self.findings:set(("duplicate %s %d"):format(entry.document, entry.item), refused and { refused })
   end
   local before = self.current[key]
   local old, new = before and before.object, chosen and chosen.object
@@ -88,7 +88,7 @@ local function settle(self, key)
 end
 
 local function drop_entry(self, entry, touched)
-  self.findings:set(("duplicate %d %d"):format(entry.document, entry.item), nil)
+  self.findings:set(("duplicate %s %d"):format(entry.document, entry.item), nil)
   if not entry.key then return end
   local list = self.by_key[entry.key]
   for i = #list, 1, -1 do
@@ -118,11 +118,8 @@ local function parse(text)
   return native.yaml(text)
 end
 
---- The entries of a document's text; nil and a finding when it cannot be read at all.
-local function read_document(self, id, text)
-  local raw, line, failed_line = parse(text)
-  if raw == nil and line then return nil, { level = "error", document = id, line = failed_line, text = line } end
-  if raw == nil or type(raw) == "userdata" then return {}, nil end
+--- The entries of a document's value: the object itself, or the items of a List.
+local function read_value(self, id, raw, line)
   local items, is_list = objects.items(raw)
   local entries = {}
   for i, item in ipairs(items) do
@@ -134,7 +131,7 @@ local function read_document(self, id, text)
     if is_list then
       for _, problem in ipairs(problems) do problem.field = ("items[%d]%s"):format(i - 1, problem.field and "." .. problem.field or "") end
     end
-    entries[i] = { key = object and object.key or key, object = object, document = id, item = i, line = line or 1, problems = problems }
+    entries[i] = { key = object and object.key or key, object = object, document = id, item = i, line = line, problems = problems }
   end
   return entries
 end
@@ -157,13 +154,27 @@ end
 ---@param id integer
 ---@param text string
 function store:put(id, text)
-  local before = self.entries[id] or {}
-  local entries, failure = read_document(self, id, text)
-  if not entries then
-    if #before > 0 then failure.text = failure.text .. " (the version before stays)" end
-    report(self, id, {}, failure)
-    return
+  local raw, line, failed_line = parse(text)
+  if raw == nil and line then
+    local stays = #(self.entries[id] or {}) > 0 and " (the version before stays)" or ""
+    report(self, id, {}, { level = "error", document = id, line = failed_line, text = line .. stays })
+  elseif raw == nil or type(raw) == "userdata" then
+    self:take_in(id, {})
+  else
+    self:take_in(id, read_value(self, id, raw, line or 1))
   end
+end
+
+--- Takes in one object of a cluster, new or changed.
+---@param id string its name as a document: any text that stays with it
+---@param raw table the object as JSON gave it
+function store:put_object(id, raw)
+  self:take_in(id, read_value(self, id, raw, 1))
+end
+
+---@private
+function store:take_in(id, entries)
+  local before = self.entries[id] or {}
   local old_by_key, touched = {}, {}
   for _, entry in ipairs(before) do
     if entry.key then old_by_key[entry.key] = entry end
@@ -187,7 +198,7 @@ function store:put(id, text)
 end
 
 --- A document is gone.
----@param id integer
+---@param id integer|string
 function store:remove(id)
   local touched = {}
   for _, entry in ipairs(self.entries[id] or {}) do drop_entry(self, entry, touched) end

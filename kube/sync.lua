@@ -32,6 +32,8 @@ local MAX_AT_ONCE = 256 -- hosts built in one turn after the first sync; more ar
 ---@field is_check boolean|nil
 ---@field lua_directory string|nil specs: where lua/ is
 
+--- Beside the options: `cluster status lease events` where it follows one (kube/following.lua), `announce(ingress)`: told of each Ingress that counts.
+
 ---@param options SyncOptions
 function sync.new(options)
   local self = setmetatable({ options = options, flags = options.flags, emit = options.emit, is_check = options.is_check }, sync)
@@ -49,7 +51,7 @@ function sync.new(options)
     owners = options.owners or require "moongate.owners", findings = self.findings, home = options.home, directories = options.policies, flags = self.flags,
     memory = options.memory, lua_directory = options.lua_directory, fetch = function(kind, namespace, ref) return self:fetch(kind, namespace, ref) end,
   }
-  self.certificates = certificates.new { core = core, get = function(id) return self.store:get("Secret", id) end }
+  self.certificates = certificates.new { core = core, get = function(id) return self:object("Secret", id) end }
   self.world = world.new()
   self.prefixes = annotations.prefixes(self.flags)
   self.shorts = setmetatable({}, { __mode = "k" })
@@ -66,6 +68,7 @@ function sync.new(options)
   self.message = {}
   local own_ports = {}
   for port in (self.flags["own-ports"] or ""):gmatch("%d+") do own_ports[tonumber(port)] = true end
+  self.find_class = function(name) return self.store:get("IngressClass", "/" .. name) end
   self.view = {
     flags = self.flags, own_ports = own_ports, address = native.address, array = native.array,
     service = function(id) return self.store:get("Service", id) end,
@@ -82,11 +85,25 @@ end
 
 -- ---- what policies and hosts ask for ----
 
+--- A Secret or ConfigMap that something names: a cluster keeps only those.
+function sync:object(kind, id)
+  if self.cluster then self.cluster:want(kind, id) end
+  return self.store:get(kind, id)
+end
+
+--- Does anything still name it?
+function sync:uses(kind, id)
+  if kind == "Secret" then
+    return self.world.users["secret " .. id] ~= nil or self.certificate_users[id] ~= nil or id == self.flags["default-ssl-certificate"]
+  end
+  return self.world.users["config_map " .. id] ~= nil or id == self.flags.configmap or (self.setting_maps and self.setting_maps[id] == true)
+end
+
 --- The data of a Secret or ConfigMap, for route:secret and route:config_map; the host that is being built is built again when it changes.
 function sync:fetch(kind, namespace, ref)
   local id = ref:find("/", 1, true) and ref or namespace .. "/" .. ref
   if self.users then self.users[kind .. " " .. id] = true end
-  local object = self.store:get(kind == "secret" and "Secret" or "ConfigMap", id)
+  local object = self:object(kind == "secret" and "Secret" or "ConfigMap", id)
   if not object then return nil, ("%s %s does not exist"):format(kind == "secret" and "Secret" or "ConfigMap", id) end
   return object.data
 end
@@ -135,8 +152,8 @@ end
 function sync:accepted(ingress)
   if not ingress then return nil end
   local source = "ingress " .. ingress.id
-  local is_ours, reason = classes.accepts(ingress, self.flags, function(name) return self.store:get("IngressClass", "/" .. name) end)
-  if is_ours then is_ours, reason = classes.is_watched(ingress, self.flags) end
+  local is_ours, reason = classes.accepts(ingress, self.flags, self.find_class, self.cluster)
+  if is_ours then is_ours, reason = classes.is_watched(ingress, self.flags, self.cluster) end
   if not is_ours then
     self:report(source, { { level = "info", text = "is ignored: " .. reason } }, ingress.key)
     return nil
@@ -165,6 +182,7 @@ function sync:place_ingress(id, ingress)
   self.placed = self.placed or {}
   if before == ingress then return end
   self.placed[id] = ingress
+  if ingress and self.announce then self.announce(ingress) end
   self.scopes:place(id, before, ingress)
   local old, new = before and model.hosts_of(before) or {}, ingress and model.hosts_of(ingress) or {}
   for host in pairs(old) do
@@ -255,7 +273,7 @@ function sync:header_edits(key, kind, edits, list)
   local namespace = (self.flags.configmap or ""):match("^([^/]+)/") or "default"
   local id = ref:find("/", 1, true) and ref or namespace .. "/" .. ref
   self.setting_maps[id] = true
-  local map = self.store:get("ConfigMap", id)
+  local map = self:object("ConfigMap", id)
   if not map then
     list[#list + 1] = { level = "warn", setting = key, text = ("%s: ConfigMap %s does not exist"):format(key, id) }
     return
@@ -317,7 +335,7 @@ function sync:build_settings()
   self.dirty.settings = nil
   self.setting_maps = {}
   local id = self.flags.configmap
-  local map = id and id ~= "" and self.store:get("ConfigMap", id)
+  local map = id and id ~= "" and self:object("ConfigMap", id)
   local raw = map and map.data or {}
   local fields, own, list = settings.read(raw, self.policies.set.declared_settings, core.value)
   local before = self.own
@@ -542,8 +560,15 @@ function sync:flush()
       if i <= at_once then self:rebuild(host) else self:enqueue(host) end
     end
   end
+  if self.cluster and not self.is_ready and self.cluster:is_pending() then return end -- what hosts asked for is still to come
   self:finish_message()
   self.is_ready = true
+end
+
+--- After the first sync: changes leave little garbage, so that memory stays flat.
+function sync.settle_memory()
+  collectgarbage()
+  collectgarbage("setpause", 130)
 end
 
 --- The first turn.
@@ -554,13 +579,16 @@ function sync:start(paths)
   local set, problem = self.policies:start()
   if not set then return nil, problem end
   self.scopes.names = scopes.declared(set.order)
+  if self.cluster then
+    self.cluster:start()
+    return true
+  end
   for _, path in ipairs(paths) do
     local ok, unreadable = self.files:start(path, self.is_check)
     if not ok then return nil, unreadable end
   end
   self:flush()
-  collectgarbage()
-  collectgarbage("setpause", 130) -- changes leave little garbage: memory stays flat
+  sync.settle_memory()
   return true
 end
 

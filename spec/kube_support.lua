@@ -35,6 +35,30 @@ function kube.write(path, text)
   assert(os.rename(path .. ".part", path))
 end
 
+local function new_sync(made, other_home, policies, flags, is_check)
+  return require("kube.sync").new {
+    home = other_home or home, lua_directory = home .. "/lua", policies = policies, flags = flags, is_check = is_check,
+    emit = function(message)
+      local changes = kube.native.decode(message)
+      made.messages[#made.messages + 1] = changes
+      for _, change in ipairs(changes) do
+        made.units[change.kind .. " " .. change.key] = change.op == "upsert" and change.body or nil
+      end
+    end,
+  }
+end
+
+--- A sync over a cluster, started; `attach(sync)` joins it to one.
+---@param options { flags: table<string, string>, attach: fun(sync: table) }
+function kube.follow(options)
+  local made = { units = {}, messages = {} }
+  options.flags["own-ports"] = "80,443,10254"
+  made.sync = new_sync(made, nil, {}, options.flags)
+  options.attach(made.sync)
+  assert(made.sync:start {})
+  return made
+end
+
 ---@class KubeStart
 ---@field files table<string, string>|nil
 ---@field flags table<string, string>|nil
@@ -44,7 +68,6 @@ end
 --- A sync over a directory with `files`; `units` holds what it sent: "kind key" -> body.
 ---@param options KubeStart
 function kube.start(options)
-  local sync = require "kube.sync"
   local made = { directory = kube.directory(), units = {}, messages = {} }
   for name, text in pairs(options.files or {}) do kube.write(made.directory .. "/" .. name, text) end
   local mounted = {}
@@ -55,16 +78,7 @@ function kube.start(options)
   end
   local flags = { ["own-ports"] = "80,443,10254" }
   for name, value in pairs(options.flags or {}) do flags[name] = value end
-  made.sync = sync.new {
-    home = options.home or home, lua_directory = home .. "/lua", policies = mounted, flags = flags, is_check = options.is_check,
-    emit = function(message)
-      local changes = kube.native.decode(message)
-      made.messages[#made.messages + 1] = changes
-      for _, change in ipairs(changes) do
-        made.units[change.kind .. " " .. change.key] = change.op == "upsert" and change.body or nil
-      end
-    end,
-  }
+  made.sync = new_sync(made, options.home, mounted, flags, options.is_check)
   assert(made.sync:start { made.directory })
 
   --- Writes (or with nil: removes) a manifest and lets the sync see it. Returns the changes of the messages it made, by "op kind key".

@@ -1,0 +1,111 @@
+--- The sync over a cluster: joins the API client, the reflectors, the model and what is written back (status, Lease, Events), and says what a turn does.
+--- Changes are gathered as those of files are: 2 ms, 5 ms while more arrive, 20 ms at most.
+local cluster = require "kube.cluster"
+local events = require "kube.events"
+local lease = require "kube.lease"
+local native = require "moongate.kube"
+local status = require "kube.status"
+
+local following = {}
+
+local GATHER, GATHER_MORE, GATHER_MAX = 0.002, 0.005, 0.020
+local LEAVE_SECONDS = 5 -- for what is written at the end
+
+---@class FollowingOptions
+---@field client table native.api
+---@field identity { pod: string, namespace: string } who we are: POD_NAME, POD_NAMESPACE
+---@field clock fun(): number|nil specs
+---@field time fun(): integer|nil specs: unix seconds
+---@field random fun(): number|nil specs
+
+--- Makes a sync (not started yet) follow a cluster.
+---@param sync table
+---@param options FollowingOptions
+function following.attach(sync, options)
+  local clock, flags = options.clock or native.clock, sync.flags
+  sync.cluster = cluster.new {
+    client = options.client, flags = flags, store = sync.store, log = native.log, clock = clock, random = options.random or math.random,
+    uses = function(kind, id) return sync:uses(kind, id) end,
+    namespaces_changed = function()
+      for id in pairs(sync.store:all("Ingress")) do sync:check_ingress(id) end
+    end,
+    ingress_seen = function(id, raw) sync.status:note(id, raw) end,
+  }
+  sync.lease = lease.new {
+    cluster = sync.cluster, flags = flags, identity = options.identity, clock = clock, time = options.time or native.time,
+    random = options.random or math.random, log = native.log,
+    changed = function(is_leader)
+      sync.status:lead(is_leader)
+      if is_leader then sync.findings:each(function(finding) sync.events:finding(finding) end) end -- what is wrong since before we led
+    end,
+  }
+  sync.status = status.new {
+    cluster = sync.cluster, flags = flags, identity = options.identity, clock = clock, log = native.log,
+    ingresses = function() return sync.placed or {} end,
+  }
+  sync.events = events.new {
+    cluster = sync.cluster, identity = options.identity, clock = clock, time = options.time or native.time, log = native.log,
+    is_speaker = function() return sync.lease.is_leader or flags["disable-leader-election"] == "true" end,
+  }
+  sync.findings.notify = function(finding) sync.events:finding(finding) end
+  sync.announce = function(ingress)
+    sync.status:review(ingress.id)
+    if flags["disable-sync-events"] ~= "true" then sync.events:say(ingress.key, "Normal", "Sync", "Scheduled for sync") end
+  end
+end
+
+--- Is it time to work on what was gathered? Else: seconds until it is.
+local function gathered(sync, now)
+  local since, last = sync.gather_since, sync.gather_last
+  local at = math.min(last + (last > since and GATHER_MORE or GATHER), since + GATHER_MAX)
+  return now >= at, at - now
+end
+
+--- One turn of the sync thread: takes news, and works on what they said, for about `seconds` at most.
+---@param sync table
+---@param seconds number
+---@return number wait seconds until the next turn, unless news come before; 0: there is work left
+function following.turn(sync, seconds)
+  local source, clock = sync.cluster, sync.cluster.options.clock
+  local start = clock()
+  local _, is_more = source:take_news(start + seconds)
+  local due = source:tick(sync.is_ready)
+  if sync.is_ready then due = math.min(due, sync.lease:tick(), sync.status:tick(), sync.events:tick()) end
+  local now = clock()
+  if not sync.is_ready then
+    if is_more then return 0 end
+    if source:is_pending() then return math.max(0, due - now) end
+    sync:flush()
+    if sync.is_ready then sync.settle_memory() end
+    return 0
+  end
+  if source.is_dirty then
+    source.is_dirty, sync.gather_last = false, now
+    sync.gather_since = sync.gather_since or now
+  end
+  if sync.gather_since then
+    local is_time, wait = gathered(sync, now)
+    if is_time then
+      sync.gather_since = nil
+      sync:flush()
+      return 0
+    end
+    return is_more and 0 or math.max(0, math.min(wait, due - now))
+  end
+  if is_more or sync:work(seconds) then return 0 end
+  return math.max(0, due - clock())
+end
+
+--- The process is about to end: what others read of us is put in order, while serving goes on. True once there is nothing left to write, or it took too long.
+---@param sync table
+---@return boolean is_done
+function following.leave(sync)
+  local now = sync.cluster.options.clock()
+  if not sync.leaving_since then
+    sync.leaving_since = now
+    sync.status:leave(function() sync.lease:leave() end)
+  end
+  return sync.lease.has_left or now - sync.leaving_since > LEAVE_SECONDS
+end
+
+return following
