@@ -27,7 +27,7 @@ FLAGS_tsan    := -O1 -g -Werror -fsanitize=thread -fno-omit-frame-pointer
 FLAGS_clang   := -O1 -g -Werror
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wvla
 
-PACKAGES_C := libuv openssl luajit libpcre2-8 libcares yaml-0.1
+PACKAGES_C := libuv openssl luajit libpcre2-8 libcares libcurl yaml-0.1
 ifneq ($(wildcard /usr/share/llhttp/llhttp.c),)
 LLHTTP_OBJECTS := $(addprefix $(OUT)/llhttp/,api.o http.o llhttp.o)
 LLHTTP_LIBS :=
@@ -53,7 +53,7 @@ help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 APT_PACKAGES := gcc make pkg-config git libc6-dev libuv1-dev libssl-dev libluajit-5.1-dev luajit lua-cjson lua-busted lua-check libcmocka-dev \
-  libpcre2-dev libc-ares-dev libyaml-dev clang clang-tidy clang-format-19 python3 python3-pytest python3-yaml openssl curl ca-certificates procps
+  libpcre2-dev libc-ares-dev libcurl4-openssl-dev libyaml-dev clang clang-tidy clang-format-19 python3 python3-pytest python3-yaml openssl curl ca-certificates procps
 build/.deps: Makefile
 	@mkdir -p build
 	@missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \

@@ -17,6 +17,7 @@
 #include "base/buffer.h"
 #include "base/check.h"
 #include "base/pack.h"
+#include "kube/api_lua.h"
 #include "kube/documents.h"
 #include "kube/watch.h"
 #include "kube/yaml.h"
@@ -585,6 +586,7 @@ static int open_module(lua_State *L) {
   lua_pushvalue(L, lua_upvalueindex(1));
   lua_pushcclosure(L, native_log, 1);
   lua_setfield(L, -2, "log");
+  api_lua_open(L, lua_touserdata(L, lua_upvalueindex(1)), NULL);
   return 1;
 }
 
