@@ -1,6 +1,7 @@
 --- The sync over a cluster: joins the API client, the reflectors, the model and what is written back (status, Lease, Events), and says what a turn does.
 --- Changes are gathered as those of files are: 2 ms, 5 ms while more arrive, 20 ms at most.
 local cluster = require "kube.cluster"
+local connection = require "kube.connection"
 local events = require "kube.events"
 local lease = require "kube.lease"
 local native = require "moongate.kube"
@@ -10,6 +11,23 @@ local following = {}
 
 local GATHER, GATHER_MORE, GATHER_MAX = 0.002, 0.005, 0.020
 local LEAVE_SECONDS = 5 -- for what is written at the end
+
+--- Connects to the cluster that flags and environment name, and attaches.
+---@param sync table
+---@return table|nil client
+---@return string|nil message
+function following.connect(sync)
+  local options, problem = connection.choose { flags = sync.flags, environment = os.getenv, read = native.read }
+  if not options then return nil, problem end
+  local client, unusable = native.api(options)
+  if not client then return nil, unusable end
+  following.attach(sync, {
+    client = client,
+    identity = { pod = os.getenv "POD_NAME" or os.getenv "HOSTNAME" or "moongate", namespace = os.getenv "POD_NAMESPACE" or options.namespace or "default" },
+  })
+  native.log("notice", "following a cluster", options.url)
+  return client
+end
 
 ---@class FollowingOptions
 ---@field client table native.api
@@ -48,6 +66,7 @@ function following.attach(sync, options)
     is_speaker = function() return sync.lease.is_leader or flags["disable-leader-election"] == "true" end,
   }
   sync.findings.notify = function(finding) sync.events:finding(finding) end
+  sync.turn, sync.leave = following.turn, following.leave
   sync.announce = function(ingress)
     sync.status:review(ingress.id)
     if flags["disable-sync-events"] ~= "true" then sync.events:say(ingress.key, "Normal", "Sync", "Scheduled for sync") end
@@ -61,11 +80,7 @@ local function gathered(sync, now)
   return now >= at, at - now
 end
 
---- One turn of the sync thread: takes news, and works on what they said, for about `seconds` at most.
----@param sync table
----@param seconds number
----@return number wait seconds until the next turn, unless news come before; 0: there is work left
-function following.turn(sync, seconds)
+local function take_turn(sync, seconds)
   local source, clock = sync.cluster, sync.cluster.options.clock
   local start = clock()
   local _, is_more = source:take_news(start + seconds)
@@ -94,6 +109,15 @@ function following.turn(sync, seconds)
   end
   if is_more or sync:work(seconds) then return 0 end
   return math.max(0, due - clock())
+end
+
+--- One turn of the sync thread: takes news, and works on what they said, for about `seconds` at most.
+---@param sync table
+---@param seconds number
+---@return number wait seconds until the next turn, unless news come before; 0: there is work left
+---@return boolean is_ready the first sync is over
+function following.turn(sync, seconds)
+  return take_turn(sync, seconds), sync.is_ready == true
 end
 
 --- The process is about to end: what others read of us is put in order, while serving goes on. True once there is nothing left to write, or it took too long.

@@ -1,11 +1,13 @@
-/* The sync thread: waits for changes of the watched directories, hands the paths to kube/sync.lua, and does sliced work between them. Everything of it lives in
- * one Lua state, with the JIT off. Owned by whoever made it; sync_run is the thread's main; sync_stop and the questions may be called from any thread. */
+/* The sync thread: waits for changes of the watched directories and for news of the API server, hands them to kube/sync.lua, and does sliced work between them.
+ * Everything of it lives in one Lua state, with the JIT off. Owned by whoever made it; sync_run is the thread's main; sync_stop and the questions may be called
+ * from any thread. */
 #include "kube/sync.h"
 
 #include <errno.h>
 #include <lauxlib.h>
 #include <luajit.h>
 #include <lualib.h>
+#include <math.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -16,6 +18,7 @@
 
 #include "base/check.h"
 #include "base/pack.h"
+#include "kube/api_lua.h"
 #include "kube/native.h"
 #include "kube/watch.h"
 
@@ -28,8 +31,9 @@ struct sync {
   lua_State *L;
   int object; /* registry reference of kube/sync.lua's object */
   struct watch *watch;
+  struct api *api; /* the state's; NULL: a directory is followed */
   int stop_fd;
-  _Atomic bool is_stopping, is_ready, has_broken_policies;
+  _Atomic bool is_stopping, is_leaving, has_left, is_ready, has_broken_policies;
 };
 
 static struct sync *sync_of(void *context) {
@@ -134,6 +138,34 @@ static struct sync *make(const struct sync_options *options, bool is_check, char
   return sync;
 }
 
+/* Pushes the client of the cluster. Runs under a protected call. */
+static int make_client(lua_State *L) {
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "kube.following");
+  lua_call(L, 1, 1);
+  lua_getfield(L, -1, "connect");
+  lua_pushvalue(L, 1);
+  lua_call(L, 1, 2);
+  if (lua_isnil(L, -2)) return lua_error(L);
+  lua_pop(L, 1);
+  return 1;
+}
+
+static int connect_cluster(struct sync *sync, char *error, size_t error_size) {
+  lua_State *L = sync->L;
+  lua_settop(L, 0);
+  lua_pushcfunction(L, make_client);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, sync->object);
+  if (lua_pcall(L, 1, 1, 0)) {
+    snprintf(error, error_size, "%s", lua_tostring(L, -1));
+    return -1;
+  }
+  sync->api = api_lua_get(L, -1); /* kept alive by the sync's object */
+  must(sync->api);
+  lua_settop(L, 0);
+  return 0;
+}
+
 static int add_watch(struct sync *sync, const char *path, char *error, size_t error_size) {
   int result = watch_add(sync->watch, path);
   if (result < 0) snprintf(error, error_size, "%s: %s", path, strerror(-result));
@@ -149,7 +181,8 @@ struct sync *sync_new(const struct sync_options *options, char *error, size_t er
   must(sync->stop_fd >= 0);
   sync->watch = watch_new(error, error_size);
   if (!sync->watch) goto fail;
-  if (add_watch(sync, options->manifests, error, error_size) || add_watch(sync, builtin, error, error_size)) goto fail;
+  if (options->manifests ? add_watch(sync, options->manifests, error, error_size) : connect_cluster(sync, error, error_size)) goto fail;
+  if (add_watch(sync, builtin, error, error_size)) goto fail;
   for (unsigned i = 0; i < options->policies_count; i++)
     if (add_watch(sync, options->policies[i], error, error_size)) goto fail;
   return sync;
@@ -173,6 +206,12 @@ void sync_stop(struct sync *sync) {
   (void)!write(sync->stop_fd, &(uint64_t){1}, sizeof(uint64_t));
 }
 
+void sync_leave(struct sync *sync) {
+  atomic_store(&sync->is_leaving, true);
+  (void)!write(sync->stop_fd, &(uint64_t){1}, sizeof(uint64_t));
+}
+
+bool sync_has_left(const struct sync *sync) { return !sync->api || !sync_is_ready(sync) || atomic_load(&sync->has_left); }
 bool sync_is_ready(const struct sync *sync) { return atomic_load(&sync->is_ready); }
 bool sync_has_broken_policies(const struct sync *sync) { return atomic_load(&sync->has_broken_policies); }
 
@@ -266,15 +305,7 @@ static void wait_for_stop(struct sync *sync) {
   while (!atomic_load(&sync->is_stopping)) poll(&fd, 1, -1);
 }
 
-void sync_run(struct sync *sync) {
-  must(sync->magic == SYNC_MAGIC);
-  char error[1024];
-  if (start(sync, &sync->options.manifests, 1, error, sizeof error)) {
-    log_write(sync->options.log, LOG_ERROR, "sync cannot start", "detail=%s", error);
-    wait_for_stop(sync);
-    return;
-  }
-  note_policies(sync);
+static void run_directory(struct sync *sync) {
   atomic_store(&sync->is_ready, true);
   bool is_more = true; /* what came while the first sync ran */
   while (!atomic_load(&sync->is_stopping)) {
@@ -290,6 +321,57 @@ void sync_run(struct sync *sync) {
       is_more = work(sync);
     }
   }
+}
+
+/* One turn of kube/following.lua: milliseconds until the next one. */
+static int turn(struct sync *sync) {
+  lua_State *L = sync->L;
+  begin(sync, "turn");
+  lua_pushnumber(L, 0.004);
+  if (!call(sync, 1, 2)) return GATHER_MAX_MS;
+  double wait = lua_tonumber(L, -2);
+  if (lua_toboolean(L, -1) && !atomic_load(&sync->is_ready)) {
+    note_policies(sync);
+    atomic_store(&sync->is_ready, true);
+  }
+  return wait > 60 ? 60000 : (int)ceil(wait * 1000);
+}
+
+static void leave(struct sync *sync) {
+  begin(sync, "leave");
+  if (!call(sync, 0, 1) || lua_toboolean(sync->L, -1)) atomic_store(&sync->has_left, true);
+}
+
+/* Directories of policies are looked at once the first sync is over: the kernel keeps what happened until then. */
+static void run_cluster(struct sync *sync) {
+  while (!atomic_load(&sync->is_stopping)) {
+    int wait = turn(sync);
+    if (atomic_load(&sync->is_leaving) && !atomic_load(&sync->has_left)) {
+      leave(sync);
+      wait = wait > GATHER_MAX_MS ? GATHER_MAX_MS : wait;
+    }
+    struct api_wait_fd fds[2] = {{.fd = sync->stop_fd}, {.fd = watch_fd(sync->watch)}};
+    api_wait(sync->api, fds, atomic_load(&sync->is_ready) ? 2 : 1, wait);
+    uint64_t wake;
+    if (fds[0].is_ready) (void)!read(sync->stop_fd, &wake, sizeof wake);
+    if (fds[1].is_ready) {
+      gather(sync);
+      take_changes(sync);
+    }
+  }
+}
+
+void sync_run(struct sync *sync) {
+  must(sync->magic == SYNC_MAGIC);
+  char error[1024];
+  if (start(sync, &sync->options.manifests, sync->api ? 0 : 1, error, sizeof error)) {
+    log_write(sync->options.log, LOG_ERROR, "sync cannot start", "detail=%s", error);
+    wait_for_stop(sync);
+    return;
+  }
+  note_policies(sync);
+  if (sync->api) run_cluster(sync);
+  else run_directory(sync);
 }
 
 int sync_check(const struct sync_options *options, const char *const *paths, unsigned count, void (*line)(void *context, const char *level, struct span text),

@@ -1,4 +1,4 @@
-/* The sync side: from a directory of manifests and directories of policies to messages of docs/seam.md. */
+/* The sync side: from a directory of manifests, or a cluster, and directories of policies to messages of docs/seam.md. */
 #ifndef KUBE_SYNC_H
 #define KUBE_SYNC_H
 
@@ -13,7 +13,7 @@ struct sync;
 
 struct sync_options {
   const char *home;            /* the folder that holds kube/, policies/ and lua/ */
-  const char *manifests;       /* the directory to serve; NULL for sync_check */
+  const char *manifests;       /* the directory to serve; NULL: the cluster that flags and environment name (and for sync_check) */
   const char *const *policies; /* mounted policy directories, later ones win */
   unsigned policies_count;
   struct span flags; /* packed map: flag name without dashes -> value as text. Booleans are "true" or "false". "own-ports": our listeners' ports, comma list.
@@ -27,7 +27,8 @@ struct sync_options {
   int (*open_state)(void *context, lua_State *L, char *error, size_t error_size);
 };
 
-/* Everything that `options` points to is copied or must outlive the sync. NULL with one clear line: an unreadable directory ends the start. Does no work yet.
+/* Everything that `options` points to is copied or must outlive the sync. NULL with one clear line: an unreadable directory, or a cluster that is not
+ * named, ends the start. Does no work yet.
  */
 struct sync *sync_new(const struct sync_options *options, char *error, size_t error_size);
 void sync_free(struct sync *sync);
@@ -35,6 +36,9 @@ void sync_free(struct sync *sync);
 void sync_run(struct sync *sync);
 /* From any thread. */
 void sync_stop(struct sync *sync);
+/* The process is about to end: a cluster is told (status, Lease) while serving goes on; then sync_has_left. From any thread. */
+void sync_leave(struct sync *sync);
+bool sync_has_left(const struct sync *sync);
 /* The first message has been emitted (it may be empty). From any thread. */
 bool sync_is_ready(const struct sync *sync);
 /* A mounted policy file does not load (--require-policies). From any thread. */

@@ -30,28 +30,28 @@
   X("ingress-class-by-name", ingress_class_by_name, FLAG, "false", OBJECTS, WORKS, "also accept the IngressClass named like --ingress-class") \
   X("watch-ingress-without-class", watch_ingress_without_class, FLAG, "false", OBJECTS, WORKS, "take Ingresses without any class (standalone: true)") \
   X("watch-namespace", watch_namespace, TEXT, "", OBJECTS, WORKS, "only objects of this namespace") \
-  X("watch-namespace-selector", watch_namespace_selector, TEXT, "", OBJECTS, LATER, "only namespaces with these labels") \
+  X("watch-namespace-selector", watch_namespace_selector, TEXT, "", OBJECTS, WORKS, "only namespaces with these labels") \
   X("disable-catch-all", disable_catch_all, FLAG, "false", OBJECTS, WORKS, "ignore Ingresses with spec.defaultBackend") \
   X("disable-svc-external-name", disable_svc_external_name, FLAG, "false", OBJECTS, WORKS, "ignore ExternalName Services") \
   X("annotations-prefix", annotations_prefix, TEXT, "nginx.ingress.kubernetes.io", OBJECTS, WORKS, "prefix of annotations") \
   X("enable-annotation-validation", enable_annotation_validation, FLAG, "true", OBJECTS, WORKS, "annotations are always validated") \
   X("deep-inspect", deep_inspect, FLAG, "true", OBJECTS, WORKS, "refuse Ingresses with patterns of known attacks") \
   X("enable-topology-aware-routing", enable_topology_aware_routing, FLAG, "false", OBJECTS, LATER, "zone hints of EndpointSlices") \
-  X("apiserver-host", apiserver_host, TEXT, "", CLUSTER, LATER, "API server URL when not in a cluster") \
-  X("certificate-authority", certificate_authority, TEXT, "", CLUSTER, LATER, "CA file for it") \
-  X("kubeconfig", kubeconfig, TEXT, "", CLUSTER, LATER, "kubeconfig path") \
+  X("apiserver-host", apiserver_host, TEXT, "", CLUSTER, WORKS, "API server URL when not in a cluster") \
+  X("certificate-authority", certificate_authority, TEXT, "", CLUSTER, WORKS, "CA file for it") \
+  X("kubeconfig", kubeconfig, TEXT, "", CLUSTER, WORKS, "kubeconfig path") \
   X("sync-period", sync_period, TEXT, "0", CLUSTER, NOTHING, "forced relist interval") \
   X("sync-rate-limit", sync_rate_limit, TEXT, "0.3", CLUSTER, NOTHING, "there is no reload to limit") \
-  X("disable-sync-events", disable_sync_events, FLAG, "false", CLUSTER, LATER, "no Sync events") \
-  X("publish-service", publish_service, TEXT, "", CLUSTER, LATER, "Service whose address goes to the status of Ingresses") \
-  X("publish-status-address", publish_status_address, TEXT, "", CLUSTER, LATER, "fixed status addresses") \
-  X("update-status", update_status, FLAG, "true", CLUSTER, LATER, "write Ingress status") \
-  X("update-status-on-shutdown", update_status_on_shutdown, FLAG, "true", CLUSTER, LATER, "clear status when the last pod stops") \
-  X("status-update-interval", status_update_interval, NUMBER, "60", CLUSTER, LATER, "seconds") \
-  X("report-node-internal-ip-address", report_node_internal_ip_address, FLAG, "false", CLUSTER, LATER, "internal node addresses in status") \
-  X("election-id", election_id, TEXT, "ingress-controller-leader", CLUSTER, LATER, "Lease name") \
-  X("election-ttl", election_ttl, TEXT, "30s", CLUSTER, LATER, "Lease duration") \
-  X("disable-leader-election", disable_leader_election, FLAG, "false", CLUSTER, LATER, "no Lease") \
+  X("disable-sync-events", disable_sync_events, FLAG, "false", CLUSTER, WORKS, "no Sync events") \
+  X("publish-service", publish_service, TEXT, "", CLUSTER, WORKS, "Service whose address goes to the status of Ingresses") \
+  X("publish-status-address", publish_status_address, TEXT, "", CLUSTER, WORKS, "fixed status addresses") \
+  X("update-status", update_status, FLAG, "true", CLUSTER, WORKS, "write Ingress status") \
+  X("update-status-on-shutdown", update_status_on_shutdown, FLAG, "true", CLUSTER, WORKS, "clear status when the last pod stops") \
+  X("status-update-interval", status_update_interval, NUMBER, "60", CLUSTER, WORKS, "seconds between looks at the published address (5 at least)") \
+  X("report-node-internal-ip-address", report_node_internal_ip_address, FLAG, "false", CLUSTER, WORKS, "internal node addresses in status") \
+  X("election-id", election_id, TEXT, "ingress-controller-leader", CLUSTER, WORKS, "Lease name") \
+  X("election-ttl", election_ttl, TEXT, "30s", CLUSTER, WORKS, "Lease duration") \
+  X("disable-leader-election", disable_leader_election, FLAG, "false", CLUSTER, WORKS, "no Lease") \
   X("validating-webhook", validating_webhook, TEXT, "", CLUSTER, LATER, "listen address of the admission webhook") \
   X("validating-webhook-certificate", validating_webhook_certificate, TEXT, "", CLUSTER, LATER, "its certificate") \
   X("validating-webhook-key", validating_webhook_key, TEXT, "", CLUSTER, LATER, "its key") \

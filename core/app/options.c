@@ -174,6 +174,7 @@ int options_parse_with_paths(struct options *options, int argc, char **argv, str
   }
   if (check_ports(options, error, error_size)) return -1;
   if (check_reference("configmap", options->configmap, error, error_size)) return -1;
+  if (check_reference("publish-service", options->publish_service, error, error_size)) return -1;
   if (check_reference("default-backend-service", options->default_backend_service, error, error_size)) return -1;
   if (check_reference("default-ssl-certificate", options->default_ssl_certificate, error, error_size)) return -1;
   if (*options->manifests) {
@@ -186,10 +187,12 @@ int options_parse_with_paths(struct options *options, int argc, char **argv, str
 void options_help(struct buffer *out) {
   buffer_printf(out,
                 "Moongate %s: a proxy runtime scripted in Lua, and an ingress controller.\n\n"
+                "  moongate [run] [flags]                      follow the cluster that this pod runs in, or that --kubeconfig names\n"
                 "  moongate [run] --manifests DIR [flags]      serve the manifests of a directory\n"
                 "  moongate check PATH...                      report what is wrong with manifests; status 1 if anything is refused\n"
                 "  moongate test DIR                           run the policy specs of a directory with busted\n"
-                "  moongate echo --listen ADDR:PORT [--name N] the sample application\n\n"
+                "  moongate echo --listen ADDR:PORT [--name N] the sample application\n"
+                "  moongate wait-shutdown                      end the controller of this container and wait for it (preStop)\n\n"
                 "Flags of run (--flag=value or --flag value):\n",
                 MOONGATE_VERSION);
   static const char *const note[] = {"", " [no effect yet]", " [no meaning here, accepted]"};

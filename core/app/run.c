@@ -5,6 +5,7 @@
  * end. */
 #include "app/run.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -30,6 +31,8 @@
 #define FIRST_PUBLISH_LOOK_MS 100
 #define FIRST_PUBLISH_SAY_MS 2000
 #define GUEST_MEMORY (32u << 20)
+#define LEAVE_MS 6000 /* kube/following.lua gives up after 5 s */
+#define LEAVE_LOOK_MS 20
 
 struct worker_seat {
   struct worker worker;
@@ -199,8 +202,10 @@ static void shut_down(struct run *run, const sigset_t *set, int number) {
   atomic_store(&run->is_ready, false);
   command_all(run, WORKER_SAY_CLOSE);
   sleep_unless_signal(set, run->options.shutdown_grace_period);
+  sync_thread_leave(run->sync);
   command_all(run, WORKER_DRAIN);
   join_workers(run, set, atomic_load(&publisher_gauges(run->publisher)->shutdown_timeout_ms) / 1000);
+  for (int waited = 0; waited < LEAVE_MS && !sync_thread_has_left(run->sync); waited += LEAVE_LOOK_MS) poll(NULL, 0, LEAVE_LOOK_MS);
   sleep_unless_signal(set, run->options.post_shutdown_grace_period);
 }
 
@@ -229,7 +234,8 @@ static int wait_first(struct run *run, const sigset_t *set) {
     int number = sigtimedwait(set, NULL, &(struct timespec){0});
     if (number > 0) return number;
     waited += FIRST_PUBLISH_LOOK_MS;
-    if (waited % FIRST_PUBLISH_SAY_MS == 0) log_write(run->log, LOG_NOTICE, "still reading manifests", NULL);
+    if (waited % FIRST_PUBLISH_SAY_MS == 0)
+      log_write(run->log, LOG_NOTICE, *run->options.manifests ? "still reading manifests" : "waiting for the first sync with the cluster", NULL);
   }
   return 0;
 }
@@ -261,7 +267,6 @@ int run_main(int argc, char **argv) {
     printf("moongate %s\n", MOONGATE_VERSION);
     return 0;
   }
-  if (!*run.options.manifests) return fail("--manifests DIR is missing: this build serves a directory of manifests, a cluster is not followed yet") + 1;
   const char *home = paths_home();
   if (!home)
     return fail("the Lua files are not there (lua/moongate beside the program's folder, or " MOONGATE_PREFIX "/share/moongate; MOONGATE_HOME overrides)");

@@ -73,6 +73,9 @@ int sync_thread_start(struct sync_thread *self) {
 
 bool sync_thread_has_broken_policies(const struct sync_thread *self) { return sync_has_broken_policies(self->sync); }
 
+void sync_thread_leave(struct sync_thread *self) { sync_leave(self->sync); }
+bool sync_thread_has_left(const struct sync_thread *self) { return sync_has_left(self->sync); }
+
 void sync_thread_free(struct sync_thread *self) {
   if (self->is_started) {
     sync_stop(self->sync);

@@ -21,6 +21,9 @@ struct sync_thread_options {
 struct sync_thread *sync_thread_new(const struct sync_thread_options *options, char *error, size_t error_size);
 int sync_thread_start(struct sync_thread *thread);
 bool sync_thread_has_broken_policies(const struct sync_thread *thread);
+/* Ends what others read of us in a cluster, for at most 5 s; serving goes on. Returns at once; sync_thread_has_left says when. */
+void sync_thread_leave(struct sync_thread *thread);
+bool sync_thread_has_left(const struct sync_thread *thread);
 void sync_thread_free(struct sync_thread *thread);
 
 /* `moongate check` with the same joints. As sync_check. */
