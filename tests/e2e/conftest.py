@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import harness  # noqa: E402
+from origin import Origin  # noqa: E402
 
 
 @pytest.fixture
@@ -51,3 +52,24 @@ def moongate(request, echo):
         for one in started:
             one.kill()
             shutil.rmtree(one.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def through(moongate):
+    opened = []
+
+    def start(script, annotations=None, settings=None, path="/", path_type="Prefix", **options):
+        origin = Origin(script)
+        opened.append(origin)
+        manifests = {"app.json": [harness.service(), *harness.slice_of([origin.port])], "ingress.json": [harness.ingress("app", "foo.example", path, path_type=path_type, annotations=annotations)]}
+        if settings:
+            manifests["settings.json"] = [harness.config_map("settings", settings)]
+            options["flags"] = [*options.get("flags", ()), "--configmap", "default/settings"]
+        proxy = moongate(manifests, **options)
+        proxy.origin = origin
+        return proxy
+
+    yield start
+    for origin in opened:
+        origin.close()
+        assert not origin.errors

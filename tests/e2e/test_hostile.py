@@ -1,66 +1,13 @@
 """Hostile clients and hostile upstreams, over raw bytes."""
 import os
-import re
 import socket
 import ssl
 import struct
 import time
 
 import pytest
-from harness import config_map, ingress, service, slice_of, wait_until
-from origin import Origin
-
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL"
-UPSTREAM_ERRORS = ["upstream failed", "answered with an error", "answer was cut", "protocol error"]
-CHUNKED = "Transfer-Encoding: chunked\r\n"
-
-
-@pytest.fixture
-def through(moongate):
-    opened = []
-
-    def start(script, annotations=None, settings=None, path="/", path_type="Prefix", **options):
-        origin = Origin(script)
-        opened.append(origin)
-        manifests = {"app.json": [service(), *slice_of([origin.port])], "ingress.json": [ingress("app", "foo.example", path, path_type=path_type, annotations=annotations)]}
-        if settings:
-            manifests["settings.json"] = [config_map("settings", settings)]
-            options["flags"] = [*options.get("flags", ()), "--configmap", "default/settings"]
-        proxy = moongate(manifests, **options)
-        proxy.origin = origin
-        return proxy
-
-    yield start
-    for origin in opened:
-        origin.close()
-        assert not origin.errors
-
-
-def obedient(_, connection):
-    """Answers "ok" behind each whole request."""
-    while True:
-        head = connection.read_head().lower()
-        length = re.search(rb"content-length: (\d+)", head)
-        if length:
-            connection.read_exactly(int(length.group(1)))
-        elif b"chunked" in head:
-            connection.read_until(b"0\r\n\r\n")
-        connection.send(OK)
-
-
-def request(path="/", method="GET", headers="", body=b"", host="foo.example", version="1.1"):
-    return f"{method} {path} HTTP/{version}\r\nHost: {host}\r\n{headers}\r\n".encode("latin-1") + body
-
-
-def statuses(answer):
-    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3})", answer)]
-
-
-def resident(proxy):
-    with open(f"/proc/{proxy.process.pid}/status", encoding="ascii") as status:
-        return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1))
-
+from harness import wait_until
+from hostile import CHUNKED, EVIL, OK, UPSTREAM_ERRORS, obedient, request, resident, statuses
 
 REFUSED = {
     "length and coding": (request(method="POST", headers="Content-Length: 4\r\n" + CHUNKED, body=b"0\r\n\r\n"), 400),
