@@ -50,6 +50,7 @@ struct h1_client {
   bool is_discarding, has_end_to_tell;
   bool is_link_paused, has_refused, is_in_read;
   bool is_continue_sent, has_body_begun, has_stray_cr;
+  bool awaits_room;   /* the next request waits until the client has taken answers */
   bool is_over; /* the link is gone; `later` tells and frees */
 };
 
@@ -393,6 +394,7 @@ static void on_link_end(void *owner, int error) {
 static void on_link_drain(void *owner) {
   struct h1_client *client = client_of(owner);
   client->full_since_ms = 0;
+  if (client->awaits_room) next_request(client);
   if (client->is_open && !client->is_dead && client->stream.events) client->stream.events->on_drain(client->stream.owner);
 }
 
@@ -546,6 +548,13 @@ static void discard_body(struct codec_stream *stream, uint64_t limit) {
 static void next_request(struct h1_client *client) {
   if (client->closes || client->is_shutting_down) {
     close_gracefully(client);
+    return;
+  }
+  /* Each answer may be begun on a full link: a client that asks and asks and reads nothing gets no further one. */
+  client->awaits_room = link_is_full(client->base.link);
+  if (client->awaits_room) {
+    client->reading = READING_NEXT;
+    watch(client);
     return;
   }
   h1_parse_reset(&client->parse);
