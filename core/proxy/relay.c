@@ -109,7 +109,9 @@ static void forward_to_upstream(struct exchange *exchange, struct span data) {
   struct codec_stream *upstream = exchange->upstream_stream;
   upstream->ops->send_body(upstream, &data, 1);
   exchange->upstream_active_ms = now_of(exchange);
-  if (upstream->ops->is_full(upstream)) exchange->stream->ops->pause(exchange->stream, PAUSE_SINK_FULL);
+  if (!upstream->ops->is_full(upstream)) return;
+  exchange->stream->ops->pause(exchange->stream, PAUSE_SINK_FULL);
+  if (exchange->step == STEP_RELAY) relay_timer_start(exchange); /* from now on it is the send timeout that counts, and it may be the shorter one */
 }
 
 static void on_client_body(void *owner, struct span data) {
