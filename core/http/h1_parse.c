@@ -197,6 +197,19 @@ static bool has_item(struct span list, struct span wanted) {
   return false;
 }
 
+/* A list of protocols (RFC 9110, 7.8), none of them HTTP: upgrading to HTTP/2 in clear text would let a client speak past us to the upstream. What is no
+ * such list is not for us to guess at. */
+static bool is_upgrade_for_us(struct span list) {
+  struct span item = {NULL, 0};
+  while (span_next_item(&list, ',', &item)) {
+    size_t name = scan_token(item.data, item.length), version = name + 1;
+    if (name == 0 || span_equal_nocase(span_make(item.data, name), SPAN("h2c")) || span_equal_nocase(span_make(item.data, name), SPAN("HTTP"))) return false;
+    if (name == item.length) continue;
+    if (item.data[name] != '/' || version == item.length || version + scan_token(item.data + version, item.length - version) != item.length) return false;
+  }
+  return item.length > 0;
+}
+
 /* Reads the fields that concern the connection or the framing, and drops those that go no further than to us. */
 static bool read_meaning(struct headers *headers, struct meaning *meaning) {
   *meaning = (struct meaning){.host = {NULL, 0}};
@@ -233,8 +246,7 @@ static bool read_meaning(struct headers *headers, struct meaning *meaning) {
     if (headers->items[i].id == HEADER_CONNECTION) drop_named(headers, headers->items[i].value);
   for (unsigned i = 0; i < headers->count; i++)
     if (header_is_hop_by_hop((enum header_id)headers->items[i].id)) headers->items[i].removed = true;
-  /* Upgrading to HTTP/2 in clear text would let a client speak past us to the upstream. */
-  if (!meaning->is_upgrade || has_item(meaning->upgrade, SPAN("h2c"))) meaning->upgrade = (struct span){NULL, 0};
+  if (!meaning->is_upgrade || !is_upgrade_for_us(meaning->upgrade)) meaning->upgrade = (struct span){NULL, 0};
   return true;
 }
 

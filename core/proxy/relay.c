@@ -12,6 +12,7 @@
 #include "proxy/response_head.h"
 #include "proxy/retry.h"
 #include "proxy/tunnel.h"
+#include "proxy/upstream_head.h"
 
 static uint64_t now_of(const struct exchange *exchange) { return loop_now_ms(&exchange->worker->loop); }
 
@@ -81,7 +82,7 @@ enum step_result step_buffer(struct exchange *exchange) {
 
 static void end_request(struct exchange *exchange) {
   struct codec_stream *upstream = exchange->upstream_stream;
-  upstream->ops->send_end(upstream, exchange->stream->trailers);
+  upstream->ops->send_end(upstream, upstream_head_trailers(exchange));
   exchange->request_sent = true;
   exchange->upstream_active_ms = now_of(exchange);
 }

@@ -150,3 +150,13 @@ struct request_head *upstream_head_make(struct exchange *exchange) {
   out->host = headers_get(&out->headers, HEADER_HOST);
   return out;
 }
+
+struct headers *upstream_head_trailers(const struct exchange *exchange) {
+  struct headers *trailers = exchange->stream->trailers;
+  const struct headers *sent = &exchange->upstream_stream->request->headers;
+  for (unsigned i = 0; trailers && i < trailers->count; i++) {
+    struct header *trailer = &trailers->items[i];
+    if (trailer->id != HEADER_OTHER || headers_find_name(sent, trailer->name)) trailer->removed = true;
+  }
+  return trailers;
+}
