@@ -604,6 +604,9 @@ static void abort_stream(struct codec_stream *stream) {
     struct link *link = client->base.link;
     forget_link(client);
     link_reset(link);
+  } else if (client->answering == ANSWER_BEGUN && !client->is_dead) {
+    /* What there is of the answer goes out: a client that sees none of it takes the connection for stale, and asks again. */
+    close_gracefully(client);
   } else {
     close_now(client);
   }

@@ -32,3 +32,26 @@ def test_upgrades_to_http_do_not_pass(through):
     for value in ("websocket", "SPDY/3.1", "a, b/1.0"):
         proxy.raw(request(headers=f"Connection: close, Upgrade\r\nUpgrade: {value}\r\n"), half_close=False)
         assert f"\r\nUpgrade: {value}\r\n" in proxy.origin.heads[-1]
+
+
+BROKEN_BODIES = {
+    "chunk size": b"2\r\nok\r\nzz\r\n", "bare LF": b"2\nok\n0\n\n", "no CRLF": b"2\r\nokXX0\r\n\r\n", "framing in trailers": b"2\r\nok\r\n0\r\nContent-Length: 5\r\n\r\n",
+    "folded trailer": b"2\r\nok\r\n0\r\nX: a\r\n b\r\n\r\n", "end": b"5\r\nok", "long line": b"2;" + b"x" * 300 + b"\r\nok\r\n0\r\n\r\n",
+}
+
+
+def test_broken_bodies_of_answers_look_broken(through):
+    """The head goes out even when the break came with it: a client that gets nothing at all may ask again, also for what must not be done twice."""
+    current = [b""]
+
+    def script(_, connection):
+        connection.read_head()
+        connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + current[0])
+
+    proxy = through(script, expect_errors=UPSTREAM_ERRORS)
+    wrong = {}
+    for name, current[0] in BROKEN_BODIES.items():
+        answer = proxy.raw(request(method="POST", headers="Content-Length: 0\r\n") + request("/next"), half_close=False)
+        if statuses(answer) != [200] or answer.endswith(b"0\r\n\r\n"):
+            wrong[name] = answer
+    assert not wrong
