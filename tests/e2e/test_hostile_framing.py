@@ -1,7 +1,10 @@
 """Where messages begin and end, on both sides: what leaves us is one unambiguous message, whatever came in."""
+import contextlib
 import re
+import socket
 
-from hostile import CHUNKED, UPSTREAM_ERRORS, obedient, request, statuses
+import pytest
+from hostile import CHUNKED, OK, UPSTREAM_ERRORS, obedient, request, statuses
 
 
 def test_trailers_cannot_say_what_the_head_says(through):
@@ -55,3 +58,76 @@ def test_broken_bodies_of_answers_look_broken(through):
         if statuses(answer) != [200] or answer.endswith(b"0\r\n\r\n"):
             wrong[name] = answer
     assert not wrong
+
+
+INNER = request("/smuggled")
+
+
+@pytest.mark.parametrize("early", [b"HTTP/1.1 404 N\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 401 U\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"])
+def test_what_is_left_of_a_body_is_never_a_request(through, early):
+    """The answer comes before the body; the body is a request; a real one is behind it."""
+
+    def script(_, connection):
+        while True:
+            head = connection.read_head()
+            connection.send(early if b"POST" in head else OK)
+            if b"POST" in head:
+                connection.read_until(b"\r\n0\r\n\r\n") if b"chunked" in head else connection.read_exactly(len(INNER))
+
+    proxy = through(script, {"nginx.ingress.kubernetes.io/proxy-request-buffering": "off"})
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(INNER), INNER)
+    for headers, body in ((f"Content-Length: {len(INNER)}\r\n", INNER), (CHUNKED, chunked), (f"Content-Length: {len(INNER)}\r\nExpect: 100-continue\r\n", INNER)):
+        for cut in (0, 1, len(body) - 1):
+            with socket.create_connection(("127.0.0.1", proxy.http_port), 5) as client:
+                client.sendall(request("/first", method="POST", headers=headers, body=body[:cut]))
+                answer = b""
+                while not [status for status in statuses(answer) if status >= 200]:
+                    answer += client.recv(65536)
+                with contextlib.suppress(ConnectionError):
+                    client.sendall(body[cut:] + request("/next", headers="Connection: close\r\n"))
+                    while part := client.recv(65536):
+                        answer += part
+            final = [status for status in statuses(answer) if status >= 200]
+            assert final[0] == statuses(early)[0] and final[1:] in ([], [200])
+    assert not any("/smuggled" in head for head in proxy.origin.heads)
+
+
+@pytest.mark.parametrize("annotations, status", [({"proxy-body-size": "10"}, 413), ({"permanent-redirect": "https://else.example/", "proxy-body-size": "0"}, 301), ({"force-ssl-redirect": "true", "proxy-body-size": "0"}, 308)])
+def test_what_is_left_behind_our_own_answers_is_never_a_request(through, annotations, status):
+    proxy = through(obedient, {"nginx.ingress.kubernetes.io/" + name: value for name, value in annotations.items()})
+    big = INNER * 100
+    for headers, body in ((f"Content-Length: {len(big)}\r\n", big), (CHUNKED, b"%x\r\n%s\r\n0\r\n\r\n" % (len(big), big)), (f"Content-Length: {len(big)}\r\nExpect: 100-continue\r\n", big),
+                          (f"Content-Length: {10 ** 12}\r\n", INNER * 6000), (CHUNKED, b"fffffffff\r\n" + INNER * 6000)):
+        answer = proxy.raw(request(method="POST", headers=headers, body=body) + request("/next", headers="Connection: close\r\n"), half_close=False)
+        final = [code for code in statuses(answer) if code >= 200]
+        assert final[:1] == [status] and final[1:] in ([], [status] if status != 413 else [200]), (headers, final)
+    assert not any("/smuggled" in head for head in proxy.origin.heads)
+
+
+def test_nothing_is_parsed_behind_an_answer_that_closes(through):
+    proxy = through(obedient, settings={"keep-alive-requests": "3"})
+    for first in (request(headers="Connection: close\r\n"), request(version="1.0"), b"GARBAGE\r\n\r\n", request(headers="X : y\r\n"), request("/%00"), request(method="POST", headers=CHUNKED, body=b"zz\r\n"),
+                  request() * 3, b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"):
+        proxy.raw(first + INNER * 3, half_close=False)
+    assert proxy.origin.heads and not any("/smuggled" in head for head in proxy.origin.heads)
+
+
+def test_requests_behind_an_upgrade(through):
+    """Behind one that is taken they are bytes of the tunnel; behind one that is not, requests."""
+
+    def script(_, connection):
+        while True:
+            head = connection.read_head()
+            if b"/ws" in head:
+                connection.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+                while True:
+                    connection.send(connection.read_exactly(1))
+            connection.send(OK)
+
+    proxy = through(script)
+    upgrade = "Connection: Upgrade\r\nUpgrade: echo\r\n"
+    answer = proxy.raw(request("/ws", headers=upgrade) + INNER, timeout=1)
+    head, _, echoed = answer.partition(b"\r\n\r\n")
+    assert statuses(head) == [101] and echoed == INNER
+    assert statuses(proxy.raw(request("/no", headers=upgrade) + request("/behind", headers="Connection: close\r\n"), half_close=False)) == [200, 200]
+    assert [head.split(" ")[1] for head in proxy.origin.heads] == ["/ws", "/no", "/behind"]
