@@ -161,23 +161,39 @@ static void begin_tls(struct client *client) {
     give_up(client);
     return;
   }
-  loop_timer_start(&worker->loop, &client->timer, LIMIT_HANDSHAKE_MS);
   link_start_tls(client->link, tls);
 }
 
 static void begin_after_header(struct client *client) {
-  if (client->is_https && client->worker->options.tls_server) begin_tls(client);
-  else begin_http(client);
+  if (!client->is_https || !client->worker->options.tls_server) {
+    begin_http(client);
+    return;
+  }
+  client->awaits_hello = true;
+  loop_timer_start(&client->worker->loop, &client->timer, LIMIT_HANDSHAKE_MS);
+  link_start(client->link);
+  link_resume(client->link);
 }
 
 static void on_start(struct deferred *deferred) {
   struct client *client = client_of(container_of(deferred, struct client, start));
-  begin_after_header(client);
+  if (client->is_plain) begin_http(client);
+  else begin_after_header(client);
 }
 
-static size_t on_early_read(void *owner, const char *data, size_t length) {
-  struct client *client = client_of(owner);
-  if (client->is_starting || client->has_proxy_header) return 0; /* what follows the header is for who comes next */
+/* The first bytes where TLS is due. A method is no record of TLS: whoever typed http:// is told so. */
+static void see_hello(struct client *client, char first) {
+  client->awaits_hello = false;
+  client->is_plain = first >= 'A' && first <= 'Z';
+  if (!client->is_plain) {
+    begin_tls(client);
+    return;
+  }
+  client->is_starting = true;
+  loop_defer(&client->worker->loop, &client->start);
+}
+
+static size_t read_proxy_header(struct client *client, const char *data, size_t length) {
   size_t before = buffer_length(&client->partial);
   buffer_append(&client->partial, span_make(data, length));
   struct span all = buffer_span(&client->partial);
@@ -197,18 +213,17 @@ static size_t on_early_read(void *owner, const char *data, size_t length) {
   return (size_t)size > before ? (size_t)size - before : 0;
 }
 
+static size_t on_early_read(void *owner, const char *data, size_t length) {
+  struct client *client = client_of(owner);
+  if (client->awaits_hello) see_hello(client, data[0]);
+  else if (!client->is_starting && !client->has_proxy_header) return read_proxy_header(client, data, length);
+  return 0; /* for who comes next */
+}
+
 static void on_early_open(void *owner, int status) {
   struct client *client = client_of(owner);
-  struct counters *counters = client->worker->options.counters;
-  if (status) {
-    counter_add(counters, COUNTER_TLS_FAILED, 1);
-    give_up(client);
-    return;
-  }
-  const struct link_tls_info *tls = link_tls(client->link);
-  if (tls) counter_add(counters, COUNTER_TLS_HANDSHAKES, 1);
-  if (tls && tls->resumed) counter_add(counters, COUNTER_TLS_RESUMED, 1);
-  begin_http(client);
+  if (status) give_up(client); /* the link has counted it */
+  else begin_http(client);
 }
 
 static void on_early_end(void *owner, int error) {

@@ -14,6 +14,8 @@ struct client {
   struct link *link; /* until the codec has it */
   struct codec_client *codec;
   bool is_https, has_proxy_header, is_starting;
+  bool awaits_hello; /* its first byte tells whether it speaks TLS */
+  bool is_plain;     /* it speaks plain HTTP where TLS is due */
   uint16_t listener_port;
   struct address peer; /* of the connection, or the PROXY header's source */
   char peer_ip[ADDRESS_TEXT];

@@ -23,6 +23,7 @@ static enum step_result go(struct exchange *exchange, enum exchange_step step) {
 
 static enum step_result step_read_head(struct exchange *exchange) {
   const char *why = NULL;
+  if (exchange->client->is_plain) return reply_plain_to_tls(exchange);
   if (!root_of(exchange)) return reply_error(exchange, 503, SPAN("no configuration yet"));
   int status = request_head_parse(exchange, &why);
   if (status) {

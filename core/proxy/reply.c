@@ -38,6 +38,18 @@ enum step_result reply_error(struct exchange *exchange, int status, struct span 
   return STEP_MORE;
 }
 
+enum step_result reply_plain_to_tls(struct exchange *exchange) {
+  const struct span told = SPAN("The plain HTTP request was sent to HTTPS port"); /* nginx's words, which people search for */
+  (void)reply_error(exchange, 400, told);
+  exchange->reply_closes = true;
+  exchange->reply_body = arena_printf(&exchange->arena,
+                                      "<html>\r\n<head><title>400 %s</title></head>\r\n<body>\r\n<center><h1>400 Bad Request</h1></center>\r\n"
+                                      "<center>%s</center>\r\n</body>\r\n</html>\r\n",
+                                      told.data, told.data);
+  exchange->response->body.length = exchange->reply_body.length;
+  return STEP_MORE;
+}
+
 enum step_result reply_default(struct exchange *exchange) {
   bool is_nobodys = !exchange->host || exchange->host == exchange->worker->root->catch_all;
   bool is_health_check = is_nobodys && span_equal(exchange->uri.path, SPAN("/healthz"));

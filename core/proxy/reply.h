@@ -9,6 +9,8 @@
 enum step_result reply_error(struct exchange *exchange, int status, struct span reason);
 /* The built-in default backend. */
 enum step_result reply_default(struct exchange *exchange);
+/* 400 for who speaks plain HTTP where TLS is due. */
+enum step_result reply_plain_to_tls(struct exchange *exchange);
 /* 301 to the path with a slash behind it. */
 enum step_result reply_add_slash(struct exchange *exchange);
 /* A new response of ours, without body. */
