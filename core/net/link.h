@@ -81,7 +81,7 @@ struct loop *link_loop(const struct link *link);
 const struct address *link_peer(const struct link *link);
 const struct address *link_local(const struct link *link);
 uint64_t link_bytes_read(const struct link *link);    /* plaintext */
-uint64_t link_bytes_written(const struct link *link); /* plaintext handed to link_write and sent */
+uint64_t link_bytes_written(const struct link *link); /* plaintext handed to link_write and taken by the kernel, or lost while it waited for that */
 /* When the kernel last took bytes from us or gave us some, loop milliseconds: for stall timeouts. */
 uint64_t link_progress_ms(const struct link *link);
 

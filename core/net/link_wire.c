@@ -175,10 +175,23 @@ static void send_unsent(struct link *link) {
   link->sending_seen = uv_stream_get_write_queue_size((uv_stream_t *)&link->tcp);
 }
 
+static size_t bytes_of(const struct iovec *parts, int count) {
+  size_t bytes = 0;
+  for (int i = 0; i < count; i++) bytes += parts[i].iov_len;
+  return bytes;
+}
+
+/* The kernel takes none of these: they do not count as written. (With TLS they are a little more than what was handed over.) */
+static void lose(struct link *link, const struct iovec *parts, int count) {
+  size_t bytes = bytes_of(parts, count);
+  link->bytes_handed -= bytes < link->bytes_handed ? bytes : link->bytes_handed;
+}
+
 /* Writes to the other end of a pair: its inbox stands for the kernel's buffers. */
 static void pair_write(struct link *link, const struct iovec *parts, int count) {
   struct link *other = link->other;
   if (!other) {
+    lose(link, parts, count);
     link_failed(link, UV_EPIPE);
     return;
   }
@@ -187,7 +200,10 @@ static void pair_write(struct link *link, const struct iovec *parts, int count) 
 }
 
 void link_wire_write(struct link *link, const struct iovec *parts, int count) {
-  if (link->failure || link->is_shut || link->is_closing) return;
+  if (link->failure || link->is_shut || link->is_closing) {
+    lose(link, parts, count);
+    return;
+  }
   if (link->is_pair) {
     pair_write(link, parts, count);
     return;
@@ -195,12 +211,12 @@ void link_wire_write(struct link *link, const struct iovec *parts, int count) {
   size_t taken = 0;
   bool has_room = !link->sending.first && !link->unsent.first;
   for (int i = 0; i < count;) {
-    size_t batch_bytes = 0, sent = 0;
     int batch = count - i < BATCH_PARTS ? count - i : BATCH_PARTS;
-    for (int j = i; j < i + batch; j++) batch_bytes += parts[j].iov_len;
+    size_t batch_bytes = bytes_of(&parts[i], batch), sent = 0;
     if (has_room && batch_bytes > 0) {
       int result = uv_try_write((uv_stream_t *)&link->tcp, (const uv_buf_t *)&parts[i], (unsigned)batch);
       if (result < 0 && result != UV_EAGAIN) {
+        lose(link, &parts[i], count - i);
         link_failed(link, result);
         return;
       }

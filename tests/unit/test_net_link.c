@@ -154,6 +154,32 @@ static void test_pair(void **state) {
   link_close(a.link);
 }
 
+/* What the kernel refused was not written: whether a request may be sent again rests on this. */
+static void test_refused_bytes_are_not_written(void **state) {
+  struct world *world = *state;
+  struct owner client = {0}, server = {0};
+  connect_two(world, &client, &server);
+  link_write_span(client.link, SPAN("first"));
+  WAIT(world, server.length == 5);
+  link_reset(server.link);
+  link_write_span(client.link, SPAN("second"));
+  WAIT(world, client.is_ended);
+  assert_true(client.error < 0);
+  assert_int_equal(link_bytes_written(client.link), 5);
+  link_close(client.link);
+
+  struct link *ends[2];
+  link_pair(&world->loop, ends);
+  struct owner a = {0};
+  own(&a, ends[0]);
+  link_close(ends[1]);
+  link_write_span(a.link, SPAN("lost"));
+  turn(world, 2);
+  assert_true(a.is_ended);
+  assert_int_equal(link_bytes_written(a.link), 0);
+  link_close(a.link);
+}
+
 static void test_pair_pressure(void **state) {
   struct world *world = *state;
   struct link *ends[2];
@@ -488,6 +514,7 @@ int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
   const struct CMUnitTest tests[] = {
       T(test_pair),
+      T(test_refused_bytes_are_not_written),
       T(test_pair_pressure),
       T(test_held),
       T(test_new_owner),
