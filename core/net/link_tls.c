@@ -221,6 +221,14 @@ static void reading_stopped(struct link_tls *tls, int reason) {
   }
 }
 
+/* What OpenSSL answers by itself (an alert, a key update). It goes out before the owner is called: who writes to another connection of the loop from there
+ * uses the same cipher buffer. */
+static void send_answers(struct link_tls *tls) {
+  if (tls->output == 0) return;
+  send_output(tls);
+  if (link_wire_pending(tls->link) > PENDING_MAX) link_failed(tls->link, ERROR_LIMIT);
+}
+
 static bool read_records(struct link_tls *tls) {
   struct link *link = tls->link;
   char *plain = link->loop->plain_buffer;
@@ -235,13 +243,11 @@ static bool read_records(struct link_tls *tls) {
     }
     total += (size_t)result;
     if (total < LOOP_READ_BUFFER) continue;
+    send_answers(tls);
     if (!link_deliver(link, plain, total)) return false;
     total = 0;
   }
-  if (tls->output > 0) {
-    send_output(tls);
-    if (link_wire_pending(link) > PENDING_MAX) link_failed(link, ERROR_LIMIT);
-  }
+  send_answers(tls);
   if (total > 0 && !link_deliver(link, plain, total)) return false;
   reading_stopped(tls, reason);
   return !link->is_closing;
