@@ -225,6 +225,8 @@ enum step_result step_retry(struct exchange *exchange) {
   if (again) {
     counter_add(worker->options.counters, COUNTER_UPSTREAM_RETRIES, 1);
     exchange->response = NULL;
+    /* Nobody takes the rest of the body until the next try is under way. */
+    if (!exchange->request_ended) exchange->stream->ops->pause(exchange->stream, PAUSE_NOT_READY);
     if (stale) {
       exchange->stale_tries++;
       exchange->avoid_pool = exchange->stale_tries >= 2;

@@ -1,4 +1,7 @@
 /* Exchanges end to end over memory links: the bytes of a client and of an endpoint, everything between them real. */
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "proxy_world.h"
 
 #define GET "GET /a?b=1 HTTP/1.1\r\nHost: foo.test\r\n\r\n"
@@ -201,6 +204,55 @@ static void test_stale_connection_is_replaced(void **state) {
   peer_await(server_await(1), "\r\n\r\n");
   peer_send(server_await(1), OK);
   peer_await(client, "\r\n\r\nok");
+}
+
+/* A port that neither takes nor refuses connections: its queue is full. */
+static int deaf_socket(int *port, int fillers[4]) {
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t size = sizeof address;
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
+  assert_int_equal(listen(fd, 0), 0);
+  assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &size), 0);
+  for (int i = 0; i < 4; i++) {
+    fillers[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    (void)connect(fillers[i], (struct sockaddr *)&address, sizeof address);
+  }
+  *port = ntohs(address.sin_port);
+  return fd;
+}
+
+/* The kept connection turns out to be gone before anything of the request was written. While the next one is being made the client's body waits at the client.
+ */
+static void test_body_waits_while_a_retry_connects(void **state) {
+  (void)state;
+  int port, fillers[4], deaf = deaf_socket(&port, fillers);
+  put_upstream("default-web-80", &port, 1);
+  put_host("foo.test", "/", "default-web-80", (struct option[]){{"request_buffering", 0}, {"body_limit", 0}, {"connect_timeout", 0.5}, {"retry_tries", 1}}, 4);
+  publish();
+  struct peer *client = client_connect();
+  peer_send(client, GET);
+  peer_await(server_await(0), "\r\n\r\n");
+  peer_send(world.servers[0], OK);
+  peer_await(client, "\r\n\r\nok");
+  worker_set_dial(&world.worker, NULL, NULL);
+  peer_send(client, "POST / HTTP/1.1\r\nHost: foo.test\r\nContent-Length: 1000000\r\n\r\n");
+  peer_close(world.servers[0]); /* its end is looked at after the request was begun on it */
+  turns(2);
+  assert_int_equal(world.worker.exchange_count, 1);
+  struct exchange *exchange = container_of(world.worker.exchanges.next, struct exchange, node);
+  assert_int_equal(exchange->step, STEP_CONNECT);
+  assert_int_equal(exchange->try_count, 2);
+  static char part[32768];
+  for (int i = 0; i < 8; i++) {
+    link_write_span(client->link, span_make(part, sizeof part));
+    turns(2);
+  }
+  assert_int_equal(buffer_length(&exchange->body), 0);
+  assert_true(link_is_full(client->link));
+  peer_await(client, " 504 ");
+  for (int i = 0; i < 4; i++) close(fillers[i]);
+  close(deaf);
 }
 
 static void test_timeouts(void **state) {
@@ -471,6 +523,7 @@ int main(void) {
       TEST(test_refused_everywhere),
       TEST(test_retry_avoids_the_tried),
       TEST(test_stale_connection_is_replaced),
+      TEST(test_body_waits_while_a_retry_connects),
       TEST(test_timeouts),
       TEST(test_early_answer),
       TEST(test_early_success_goes_on),
