@@ -6,6 +6,7 @@ local cluster = {}
 cluster.__index = cluster
 
 local SWEEP_SECONDS = 60
+local POLICIES_LABEL = "moongate.io/policies=true"
 local NETWORKING, CORE, DISCOVERY = "/apis/networking.k8s.io/v1", "/api/v1", "/apis/discovery.k8s.io/v1"
 
 local KINDS = {
@@ -28,6 +29,8 @@ cluster.KINDS = KINDS
 ---@field random fun(): number
 ---@field uses fun(kind: string, id: string): boolean does anything still name this Secret or ConfigMap?
 ---@field namespaces_changed fun() the set of watched namespaces is another
+---@field policies_in string|nil namespace whose labelled ConfigMaps hold policies
+---@field policies_changed fun(name: string, data: table<string, string>|nil)
 ---@field ingress_seen fun(id: string, raw: table|nil)|nil an Ingress came, changed or went (for its status)
 
 ---@param options ClusterOptions
@@ -123,6 +126,24 @@ local function start_secrets(self)
   })
 end
 
+--- ConfigMaps that hold policies: a kind of its own here, beside those that something names.
+local function start_policies(self)
+  local function change(id, data)
+    self.options.policies_changed(id:match("/(.*)$"), data)
+    self.is_dirty = true
+  end
+  self.unsynced = self.unsynced + 1
+  self.base.policies = follow(self, "ConfigMap", {
+    namespace = self.options.policies_in, label_selector = POLICIES_LABEL,
+    put = function(id, raw)
+      local data = {}
+      for name, text in pairs(type(raw.data) == "table" and raw.data or {}) do data[name] = type(text) == "string" and text or nil end
+      change(id, data)
+    end,
+    remove = function(id) change(id, nil) end,
+  })
+end
+
 --- Follows what every cluster needs; TLS Secrets when the Ingresses that name them are known.
 function cluster:start()
   start_base(self, "Ingress", {
@@ -136,6 +157,7 @@ function cluster:start()
     end,
   })
   for _, kind in ipairs { "IngressClass", "Service", "EndpointSlice" } do start_base(self, kind) end
+  if self.options.policies_in then start_policies(self) end
   if self.namespaces then
     start_base(self, "Namespace", {
       label_selector = self.flags["watch-namespace-selector"],

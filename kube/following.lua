@@ -5,6 +5,7 @@ local connection = require "kube.connection"
 local events = require "kube.events"
 local lease = require "kube.lease"
 local native = require "moongate.kube"
+local policy_change = require "kube.policy_change"
 local status = require "kube.status"
 
 local following = {}
@@ -41,6 +42,8 @@ end
 ---@param options FollowingOptions
 function following.attach(sync, options)
   local clock, flags = options.clock or native.clock, sync.flags
+  -- Guests have no ceilings yet: what a ConfigMap brings in must be trusted.
+  if flags["trust-policies"] == "true" then sync.policies:follow_config_maps(options.identity.namespace, true) end
   sync.cluster = cluster.new {
     client = options.client, flags = flags, store = sync.store, log = native.log, clock = clock, random = options.random or math.random,
     uses = function(kind, id) return sync:uses(kind, id) end,
@@ -48,6 +51,11 @@ function following.attach(sync, options)
       for id in pairs(sync.store:all("Ingress")) do sync:check_ingress(id) end
     end,
     ingress_seen = function(id, raw) sync.status:note(id, raw) end,
+    policies_in = sync.policies.config_maps and options.identity.namespace,
+    policies_changed = function(name, data)
+      sync.late_policies = sync.late_policies or {}
+      sync.late_policies[#sync.late_policies + 1] = sync.policies:put_config_map(name, data)
+    end,
   }
   sync.lease = lease.new {
     cluster = sync.cluster, flags = flags, identity = options.identity, clock = clock, time = options.time or native.time,
@@ -80,6 +88,13 @@ local function gathered(sync, now)
   return now >= at, at - now
 end
 
+--- Paths of policies that came as ConfigMaps since the last turn.
+local function take_late_policies(sync)
+  local paths = sync.late_policies or {}
+  sync.late_policies = nil
+  return paths
+end
+
 local function take_turn(sync, seconds)
   local source, clock = sync.cluster, sync.cluster.options.clock
   local start = clock()
@@ -90,6 +105,7 @@ local function take_turn(sync, seconds)
   if not sync.is_ready then
     if is_more then return 0 end
     if source:is_pending() then return math.max(0, due - now) end
+    policy_change.adopt(sync, take_late_policies(sync))
     sync:flush()
     if sync.is_ready then sync.settle_memory() end
     return 0
@@ -103,6 +119,8 @@ local function take_turn(sync, seconds)
     if is_time then
       sync.gather_since = nil
       sync:flush()
+      local paths = take_late_policies(sync)
+      if #paths > 0 then policy_change.begin(sync, paths) end
       return 0
     end
     return is_more and 0 or math.max(0, math.min(wait, due - now))

@@ -6,7 +6,33 @@ local native = require "moongate.kube"
 local policies = {}
 policies.__index = policies
 
----@param options { owners: table, findings: table, home: string, directories: string[], flags: table<string, string>, fetch: function, memory: integer }
+--- A folder is a directory of the disk, or holds texts that came from elsewhere: path -> source.
+local function read(folder, path)
+  if folder.texts then return folder.texts[path], "is gone" end
+  return native.read(path)
+end
+
+--- The files at or below a path.
+local function list(folder, path)
+  if not folder.texts then return native.list(path) end
+  local below = {}
+  for known in pairs(folder.texts) do
+    if known == path then return "file" end
+    if known:sub(1, #path + 1) == path .. "/" then below[#below + 1] = known end
+  end
+  return below
+end
+
+---@class PoliciesOptions
+---@field owners table moongate.owners
+---@field findings table
+---@field home string
+---@field directories string[] mounted ones, later ones win
+---@field flags table<string, string>
+---@field fetch function
+---@field memory integer
+
+---@param options PoliciesOptions
 function policies.new(options)
   local self = setmetatable({
     owners_module = options.owners, findings = options.findings, fetch = options.fetch, lua_directory = options.lua_directory,
@@ -21,6 +47,27 @@ function policies.new(options)
     }
   end
   return self
+end
+
+--- Policies come from labelled ConfigMaps of a namespace, too. To be called before the start.
+---@param namespace string
+---@param is_trusted boolean
+function policies:follow_config_maps(namespace, is_trusted)
+  self.config_maps = { path = "ConfigMap " .. namespace, name = "configmaps", is_trusted = is_trusted, is_mounted = true, files = {}, texts = {} }
+  self.folders[#self.folders + 1] = self.config_maps
+end
+
+--- A labelled ConfigMap came, changed or went. Returns the path under which its policies are, for policies:change.
+---@param name string
+---@param data table<string, string>|nil file name -> source
+---@return string path
+function policies:put_config_map(name, data)
+  local folder, path = self.config_maps, self.config_maps.path .. "/" .. name
+  for known in pairs(folder.texts) do
+    if known:sub(1, #path + 1) == path .. "/" then folder.texts[known] = nil end
+  end
+  for file, source in pairs(data or {}) do folder.texts[path .. "/" .. file] = source end
+  return path
 end
 
 local function is_policy(path, folder)
@@ -71,7 +118,8 @@ local function report(self, folder, path, problem)
   if line then text = problem:gsub("^.-%.lua:%d+:%s*", "") end
   if text:sub(1, #path + 2) == path .. ": " then text = text:sub(#path + 3) end
   if file and file.source then text = text .. " (the version before stays)" end
-  self.findings:set(key, { { level = "error", file = path, line = tonumber(line), text = text } })
+  -- The object, where it is one, is told by an Event.
+  self.findings:set(key, { { level = "error", file = path, line = tonumber(line), text = text, key = folder.texts and path:match("^(ConfigMap .+)/[^/]*$") } })
 end
 
 --- The name that a file would have: underscores become dashes.
@@ -81,13 +129,13 @@ end
 
 --- Reads one file and tries it in the folder's spare state. True if something changed.
 local function take_file(self, folder, state, path)
-  local source, unreadable = native.read(path)
+  local source, unreadable = read(folder, path)
   local file = folder.files[path]
   if not source then
     if not file then return false end
     folder.files[path] = nil
     report(self, folder, path, nil)
-    if native.list(path) then report(self, folder, path, unreadable) end
+    if not folder.texts and native.list(path) then report(self, folder, path, unreadable) end
     return true
   end
   if file and file.tried == source then return false end
@@ -270,10 +318,10 @@ local function make_set(self, states)
 end
 
 local function scan(folder)
-  local list, problem = native.list(folder.path)
-  if type(list) ~= "table" then return nil, problem or "is not a directory" end
-  table.sort(list)
-  return list
+  local files, problem = list(folder, folder.path)
+  if type(files) ~= "table" then return nil, problem or "is not a directory" end
+  table.sort(files)
+  return files
 end
 
 --- Loads everything. A mounted directory that cannot be read is an error of the start.
@@ -283,9 +331,9 @@ function policies:start()
   self.live = {}
   for i, folder in ipairs(self.folders) do
     self.live[i] = open_state(self, folder)
-    local list, problem = scan(folder)
-    if not list then return nil, ("%s: %s"):format(folder.path, problem) end
-    for _, path in ipairs(list) do
+    local files, problem = scan(folder)
+    if not files then return nil, ("%s: %s"):format(folder.path, problem) end
+    for _, path in ipairs(files) do
       if is_policy(path, folder) then take_file(self, folder, self.live[i], path) end
     end
   end
@@ -319,9 +367,9 @@ function policies:change(paths)
       self.spare[i] = self.spare[i] or open_state(self, folder)
       bring_up(folder, self.spare[i])
       local files = {}
-      local list = native.list(path)
-      if type(list) == "table" then
-        for _, below in ipairs(list) do files[below] = true end
+      local found = list(folder, path)
+      if type(found) == "table" then
+        for _, below in ipairs(found) do files[below] = true end
       else
         files[path] = true
       end

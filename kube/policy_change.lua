@@ -49,6 +49,16 @@ function policy_change.begin(self, paths)
   self.pass = { set = set, todo = todo, built = {}, all = is_all, affects = is_touched }
 end
 
+--- Takes in policy files before anything was attached: their set is in force from the first message on.
+---@param self table the sync, not ready yet
+---@param paths string[]
+function policy_change.adopt(self, paths)
+  local set = #paths > 0 and self.policies:change(paths)
+  if not set then return end
+  self.policies:publish(set)
+  self.scopes.names = scopes.declared(set.order)
+end
+
 --- All hosts are attached: the new set is published as one change.
 ---@param self table the sync
 function policy_change.finish(self)

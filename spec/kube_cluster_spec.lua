@@ -244,6 +244,40 @@ describe("a cluster", function()
     assert.equal(11000, run.units["settings settings"].keep_alive_timeout_ms or run.units["settings settings"].keep_alive_ms)
   end)
 
+  it("takes policies from labelled ConfigMaps of its own namespace, live", function()
+    local server = basic()
+    local function map(value, namespace, labels)
+      return { apiVersion = "v1", kind = "ConfigMap", metadata = { name = "mine", namespace = namespace or "system", labels = labels or { ["moongate.io/policies"] = "true" } },
+        data = { ["greeting.lua"] = ('return { name = "greeting", summary = "s", applies = "always", attach = function() return { text = %q } end, header_filter = function() end }'):format(value) } }
+    end
+    local function config(run)
+      for _, hook in ipairs(run.units["host shop.test"].routes[1].hooks.header_filter or {}) do
+        if hook.policy == "greeting" then return hook.config.text end
+      end
+    end
+    server:apply(map("first"))
+    server:apply(map("stranger", "default"))
+    local run = start(server, { ["trust-policies"] = "true" })
+    assert.equal(1, #run.messages)
+    assert.equal("first", config(run))
+    server:apply(map("second"))
+    run.turn()
+    assert.equal("second", config(run))
+    local broken = map "x"
+    broken.data["greeting.lua"] = "return {"
+    server:apply(broken)
+    run.turn(1)
+    assert.equal("second", config(run))
+    local event
+    for key, object in pairs(server.objects) do
+      if key:find("^events system/") and object.involvedObject.kind == "ConfigMap" then event = object end
+    end
+    assert.equal("mine", event.involvedObject.name)
+    server:delete("ConfigMap", "system/mine")
+    run.turn()
+    assert.is_nil(config(run))
+  end)
+
   it("restricts itself to the namespaces that the selector chooses", function()
     local server = basic()
     server:apply { apiVersion = "v1", kind = "Namespace", metadata = { name = "default", labels = { team = "web" } } }
