@@ -47,7 +47,7 @@ OBJECTS := $(patsubst %.c,$(OUT)/obj/%.o,$(filter-out core/app/main.c,$(SOURCES)
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZ_REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(OUT)/fuzz/replay_%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: help deps build dev tsan all-tests test test-long unit spec e2e check bench lint format format-check install run clean churn layering
+.PHONY: help deps build dev tsan all-tests test test-long unit spec e2e check bench lint format format-check install image run clean churn layering
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -134,6 +134,10 @@ install: build ## to $(PREFIX)
 	@install -m 755 build/moongate $(DESTDIR)$(PREFIX)/bin/moongate
 	@install -D -m 755 build/lib/moongate/core.so $(DESTDIR)$(PREFIX)/lib/moongate/core.so
 	@for d in lua policies kube; do find $$d -name '*.lua' | while read -r f; do install -D -m 644 $$f $(DESTDIR)$(PREFIX)/share/moongate/$$f; done; done
+image: build/.deps ## build/moongate-image.tar: the container image moongate:dev, without a registry (root)
+	@missing=""; for p in buildah debootstrap libcap2-bin; do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	 [ -z "$$missing" ] || { $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
+	@$(SUDO) bash kube/deploy/image/build.sh
 run: build ## starts Moongate on the sample manifests, with three echo processes behind it
 	@bash tests/sample/run.sh
 clean: ## removes build/

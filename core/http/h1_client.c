@@ -50,8 +50,8 @@ struct h1_client {
   bool is_discarding, has_end_to_tell;
   bool is_link_paused, has_refused, is_in_read;
   bool is_continue_sent, has_body_begun, has_stray_cr;
-  bool awaits_room;   /* the next request waits until the client has taken answers */
-  bool is_over; /* the link is gone; `later` tells and frees */
+  bool awaits_room; /* the next request waits until the client has taken answers */
+  bool is_over;     /* the link is gone; `later` tells and frees */
 };
 
 static struct h1_client *client_of(void *pointer) {

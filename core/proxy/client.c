@@ -206,7 +206,8 @@ static size_t read_proxy_header(struct client *client, const char *data, size_t 
   }
   if (size == 0) return length;
   client->has_proxy_header = client->is_starting = true;
-  /* nginx: the header's source counts as the client only if the peer may say so. Here nothing else of it counts either: a destination port of 443 means https. */
+  /* nginx: the header's source counts as the client only if the peer may say so. Here nothing else of it counts either: a destination port of 443 means https.
+   */
   if (!client->peer_is_trusted) client->proxy.local = true;
   if (!client->proxy.local) note_peer(client, &client->proxy.source);
   loop_defer(&client->worker->loop, &client->start);
