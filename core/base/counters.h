@@ -40,10 +40,12 @@ enum counter {
 #define X(name, prometheus, help) COUNTER_##name,
   COUNTERS(X)
 #undef X
+      COUNTER_LIMITS_, /* the first limit's: they follow in the order of enum limit_reached */
+  COUNTER_LAST_NAMED_ = COUNTER_LIMITS_ - 1,
 #define X(name, value, unit, answer, what) COUNTER_LIMIT_##name,
-      LIMITS(X)
+  LIMITS(X)
 #undef X
-          COUNTER_COUNT
+      COUNTER_COUNT
 };
 
 struct counters {
@@ -56,6 +58,11 @@ static inline void counter_add(struct counters *counters, enum counter which, ui
 }
 static inline uint64_t counter_get(const struct counters *counters, enum counter which) {
   return atomic_load_explicit(&counters->value[which], memory_order_relaxed);
+}
+
+/* Counts a limit that was reached; REACHED_NONE is nothing. */
+static inline void counter_limit(struct counters *counters, enum limit_reached which) {
+  if (which != REACHED_NONE) counter_add(counters, (enum counter)(COUNTER_LIMITS_ + which - 1), 1);
 }
 
 /* Name and help of a counter for the exposition; the limits' are moongate_limit_<name>_total. */

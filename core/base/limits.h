@@ -1,4 +1,5 @@
-/* Every bound that a peer can push against: value, answer, counter. Adding one here adds its counter (see counters.h). */
+/* Every bound that a peer can push against: value, answer, counter. Adding one here adds its counter (see counters.h); tests/e2e/test_limits.py wants a case
+ * for it. Where a setting has the last word, the value is its default. */
 #ifndef BASE_LIMITS_H
 #define BASE_LIMITS_H
 
@@ -7,16 +8,20 @@
   X(HEAD_BYTES, 32768, "bytes", "431 (request), 502 (response)", "a head: request or status line and fields") \
   X(REQUEST_LINE_BYTES, 8192, "bytes", "414", "a request line") \
   X(HEADER_FIELDS, 128, "fields", "431 (request), 502 (response)", "fields of one head") \
-  X(HEADER_NAME_BYTES, 256, "bytes", "400", "a field name") \
-  X(TRAILER_BYTES, 8192, "bytes", "400 or reset", "a trailer section") \
-  X(CHUNK_LINE_BYTES, 256, "bytes", "400 or reset", "a chunk-size line with its extensions") \
+  X(HEADER_NAME_BYTES, 256, "bytes", "400 (request), 502 (response)", "a field name") \
+  X(CONNECTION_OPTIONS, 32, "options", "400 (request), 502 (response)", "what the Connection fields of one head name") \
+  X(TRAILER_BYTES, 8192, "bytes", "400 (request), reset (response)", "a trailer section") \
+  X(CHUNK_LINE_BYTES, 256, "bytes", "400 (request), reset (response)", "a chunk-size line with its extensions") \
   X(LINK_PENDING_BYTES, 65536, "bytes", "reading pauses", "unsent bytes of one connection before its source pauses") \
   X(LINK_HELD_BYTES, 131072, "bytes", "reset", "received bytes held while a parser pauses") \
+  X(TLS_PENDING_BYTES, 1048576, "bytes", "close", "unsent bytes of a TLS connection whose peer makes us owe more (alerts, key updates)") \
+  X(BODY_BYTES, 1048576, "bytes", "413", "a request body") \
   X(BODY_BUFFER_BYTES, 65536, "bytes", "buffering stops", "a request body held before the upstream is chosen") \
   X(BODY_BUDGET_BYTES, 268435456, "bytes", "buffering stops", "all held request bodies of the process") \
   X(DRAIN_BYTES, 262144, "bytes", "close after the response", "request body read and dropped after an early answer") \
   X(CONNECTIONS, 16384, "connections per worker", "accept pauses", "client connections") \
-  X(HANDSHAKE_MS, 10000, "milliseconds", "close", "a TLS handshake or PROXY protocol header") \
+  X(HANDSHAKE_MS, 10000, "milliseconds", "close", "a TLS handshake, or the wait for a PROXY protocol header") \
+  X(PROXY_HEADER_BYTES, 4096, "bytes", "close", "addresses and TLVs of a PROXY protocol header") \
   X(INFORMATIONAL, 8, "responses", "502", "1xx responses before the final one") \
   X(VARIABLES, 16, "variables", "Lua error", "variables that policies set on one exchange") \
   X(VARIABLE_BYTES, 1024, "bytes", "Lua error", "one such variable") \
@@ -34,6 +39,14 @@
 
 enum {
 #define X(name, value, unit, answer, what) LIMIT_##name = (value),
+  LIMITS(X)
+#undef X
+};
+
+/* Which of them was reached: for what decides and leaves the counting to its caller. */
+enum limit_reached {
+  REACHED_NONE = 0,
+#define X(name, value, unit, answer, what) REACHED_##name,
   LIMITS(X)
 #undef X
 };

@@ -1,15 +1,17 @@
 /* Cookies of a request, and dates as fields carry them. Pure; any thread. */
 #include "http/cookie.h"
 
-#include "base/limits.h"
-
-struct span cookie_get(const struct headers *headers, struct span name) {
+struct span cookie_get(const struct headers *headers, struct span name, enum limit_reached *limit) {
+  *limit = REACHED_NONE;
   unsigned looked_at = 0;
   const struct header *field = NULL;
   while ((field = headers_next_name(headers, SPAN("cookie"), field)) != NULL) {
     struct span rest = field->value, pair;
-    while (looked_at < LIMIT_COOKIES && span_next_item(&rest, ';', &pair)) {
-      looked_at++;
+    while (span_next_item(&rest, ';', &pair)) {
+      if (looked_at++ == LIMIT_COOKIES) {
+        *limit = REACHED_COOKIES;
+        return (struct span){NULL, 0};
+      }
       size_t equals = span_find(pair, '=');
       if (equals == pair.length) continue;
       struct span key = span_trim(span_make(pair.data, equals));

@@ -161,7 +161,7 @@ static void on_timer(struct timer *timer) {
       close_now(client);
       break;
     case STALL_HEAD:
-      refuse(client, buffer_span(&client->parse.partial), (struct head_verdict){408, "head not complete in time"});
+      refuse(client, buffer_span(&client->parse.partial), REFUSE(408, "head not complete in time"));
       break;
     case STALL_BODY:
     case STALL_SEND:
@@ -207,14 +207,20 @@ static void give_up_request(struct h1_client *client) {
 
 static struct codec_stream *open_stream(struct h1_client *client);
 
+/* The stream is open, with what was readable of the request. */
+static void tell_refusal(struct h1_client *client, struct head_verdict verdict) {
+  counter_limit(client->loop->counters, verdict.limit);
+  client->reading = READING_DROPPED;
+  client->closes = true;
+  client->base.events->on_bad_request(client->base.owner, &client->stream, verdict.status, verdict.why);
+}
+
 static void refuse(struct h1_client *client, struct span head, struct head_verdict verdict) {
   struct codec_stream *stream = open_stream(client);
   h1_parse_salvage(head, stream->arena, stream->request);
   h1_parse_head_done(&client->parse);
   client->received = head.length;
-  client->reading = READING_DROPPED;
-  client->closes = true;
-  client->base.events->on_bad_request(client->base.owner, stream, verdict.status, verdict.why);
+  tell_refusal(client, verdict);
 }
 
 static const struct codec_ops stream_ops;
@@ -238,13 +244,11 @@ static void begin_request(struct h1_client *client, struct span head, const stru
   struct head_verdict verdict = h1_parse_request(&client->parse, head, rules, stream->arena, stream->request);
   h1_parse_head_done(&client->parse);
   client->received = head.length;
-  if (verdict.status == 0 && span_equal(stream->request->method, SPAN("CONNECT"))) verdict = (struct head_verdict){405, "CONNECT is not for us"};
+  if (verdict.status == 0 && span_equal(stream->request->method, SPAN("CONNECT"))) verdict = REFUSE(405, "CONNECT is not for us");
   /* A TRACE would be answered with the fields that we add, and with cookies that scripts may not read. */
-  if (verdict.status == 0 && span_equal(stream->request->method, SPAN("TRACE"))) verdict = (struct head_verdict){405, "TRACE is not for us"};
+  if (verdict.status == 0 && span_equal(stream->request->method, SPAN("TRACE"))) verdict = REFUSE(405, "TRACE is not for us");
   if (verdict.status) {
-    client->reading = READING_DROPPED;
-    client->closes = true;
-    client->base.events->on_bad_request(client->base.owner, stream, verdict.status, verdict.why);
+    tell_refusal(client, verdict);
     return;
   }
   client->reading = READING_BODY;
@@ -261,7 +265,7 @@ static bool read_head(struct h1_client *client, const char *data, size_t length,
   struct span head;
   if (!h1_parse_has_partial(&client->parse)) {
     if (client->has_stray_cr && data[0] != '\n') {
-      refuse(client, SPAN(""), (struct head_verdict){400, "bare CR before a request"});
+      refuse(client, SPAN(""), REFUSE(400, "bare CR before a request"));
       *taken = length;
       return true;
     }
@@ -272,7 +276,7 @@ static bool read_head(struct h1_client *client, const char *data, size_t length,
     }
     unsigned char first = (unsigned char)data[0];
     if (first <= ' ' || first >= 0x7f) { /* no method begins so (TLS on the plain port, say): do not wait for the rest of it */
-      refuse(client, SPAN(""), (struct head_verdict){400, "not HTTP"});
+      refuse(client, SPAN(""), REFUSE(400, "not HTTP"));
       *taken = length;
       return true;
     }
@@ -289,7 +293,7 @@ static bool read_head(struct h1_client *client, const char *data, size_t length,
     default: {
       size_t line = head.length < rules.line_bytes ? head.length : rules.line_bytes;
       bool is_line = memchr(head.data, '\n', line) == NULL;
-      refuse(client, head, is_line ? (struct head_verdict){414, "request line too long"} : (struct head_verdict){431, "head too long"});
+      refuse(client, head, is_line ? REFUSE_LIMIT(414, "request line too long", REQUEST_LINE_BYTES) : REFUSE_LIMIT(431, "head too long", HEAD_BYTES));
       return true;
     }
   }
@@ -304,6 +308,7 @@ static bool read_body(struct h1_client *client, const char *data, size_t length,
   enum h1_event event = h1_parse_body(&client->parse, data, length, taken, &piece);
   client->received += *taken;
   if (event == H1_EVENT_BAD) {
+    counter_limit(client->loop->counters, client->parse.limit);
     fail(client, ERROR_PROTOCOL);
     return true;
   }
@@ -327,7 +332,8 @@ static bool read_drain(struct h1_client *client, const char *data, size_t length
   struct span piece;
   enum h1_event event = h1_parse_body(&client->parse, data, length, taken, &piece);
   if (event == H1_EVENT_BAD || *taken > client->drop_left) {
-    if (event != H1_EVENT_BAD) count_drain(client);
+    if (event == H1_EVENT_BAD) counter_limit(client->loop->counters, client->parse.limit);
+    else count_drain(client);
     close_gracefully(client);
     return true;
   }
@@ -540,6 +546,7 @@ static void discard_body(struct codec_stream *stream, uint64_t limit) {
   client->since_ms = now_of(client);
   bool may_not_come = stream->request->expects_continue && !client->is_continue_sent && !client->has_body_begun;
   bool is_too_much = client->parse.phase == H1_LENGTH && client->parse.left > limit;
+  if (is_too_much) count_drain(client);
   if (may_not_come || is_too_much) give_up_request(client);
   update_reading(client);
   watch(client);

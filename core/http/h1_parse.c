@@ -8,8 +8,6 @@
 #include "http/scan.h"
 #include "http/uri.h"
 
-#define REFUSE(code, reason) ((struct head_verdict){(code), (reason)})
-
 /* ---- what llhttp calls ----------------------------------------------------------------------------------------------------- */
 
 static int extend(struct span *span, const char *at, size_t length) {
@@ -156,9 +154,6 @@ enum h1_gather h1_parse_gather(struct h1_parse *parse, const char *data, size_t 
 
 /* ---- the meaning of the fields --------------------------------------------------------------------------------------------- */
 
-/* A peer may name fields in Connection to have them dropped; a handful is honest use. */
-enum { MAX_CONNECTION_OPTIONS = 32 };
-
 struct meaning {
   bool is_close, is_keep_alive, is_upgrade, has_others;
   unsigned options;
@@ -241,7 +236,7 @@ static bool read_meaning(struct headers *headers, struct meaning *meaning) {
         break;
     }
   }
-  if (meaning->options > MAX_CONNECTION_OPTIONS) return false;
+  if (meaning->options > LIMIT_CONNECTION_OPTIONS) return false; /* a handful is honest use, and dropping what they name is work */
   for (unsigned i = 0; meaning->has_others && i < headers->count; i++)
     if (headers->items[i].id == HEADER_CONNECTION) drop_named(headers, headers->items[i].value);
   for (unsigned i = 0; i < headers->count; i++)
@@ -344,7 +339,7 @@ static struct head_verdict parse_request(struct h1_parse *parse, struct span hea
   request->version_minor = parse->http.http_minor;
   request->size = (uint32_t)head.length;
   struct meaning meaning;
-  if (!read_meaning(&request->headers, &meaning)) return REFUSE(400, "too many options in Connection");
+  if (!read_meaning(&request->headers, &meaning)) return REFUSE_LIMIT(400, "too many options in Connection", CONNECTION_OPTIONS);
   if (!agrees(parse, &meaning)) return REFUSE(400, "framing read in two ways");
   request->body = body_of(&meaning);
   if (parse->is_complete != (request->body.framing == BODY_NONE || (request->body.framing == BODY_LENGTH && request->body.length == 0)))
@@ -372,7 +367,6 @@ struct head_verdict h1_parse_request(struct h1_parse *parse, struct span head, c
   memset(request, 0, sizeof *request);
   h1_parse_salvage(head, arena, request);
   parse->phase = H1_BROKEN;
-  parse->why = verdict.why;
   return verdict;
 }
 
@@ -391,7 +385,7 @@ static struct head_verdict parse_response(struct h1_parse *parse, struct span he
   response->version_minor = parse->http.http_minor;
   response->size = (uint32_t)head.length;
   struct meaning meaning;
-  if (!read_meaning(&response->headers, &meaning)) return REFUSE(400, "too many options in Connection");
+  if (!read_meaning(&response->headers, &meaning)) return REFUSE_LIMIT(400, "too many options in Connection", CONNECTION_OPTIONS);
   if (!agrees(parse, &meaning)) return REFUSE(400, "framing read in two ways");
   response->body = body_of(&meaning);
   if (has_body && response->body.framing == BODY_NONE) response->body.framing = BODY_UNTIL_CLOSE;
@@ -405,20 +399,32 @@ struct head_verdict h1_parse_response(struct h1_parse *parse, struct span head, 
   memset(response, 0, sizeof *response);
   headers_init(&response->headers, arena);
   struct head_verdict verdict = parse_response(parse, head, method, arena, response);
-  if (verdict.status) {
-    parse->phase = H1_BROKEN;
-    parse->why = verdict.why;
-  }
+  if (verdict.status) parse->phase = H1_BROKEN;
   return verdict;
 }
 
 /* ---- bodies ---------------------------------------------------------------------------------------------------------------- */
 
-static enum h1_event broken(struct h1_parse *parse, const char *why) {
-  parse->phase = H1_BROKEN;
+static void note(struct h1_parse *parse, const char *why, enum limit_reached limit) {
   parse->why = why;
+  parse->limit = limit;
+}
+
+/* `why` and `limit` are noted already. */
+static enum h1_event fall(struct h1_parse *parse) {
+  parse->phase = H1_BROKEN;
   h1_parse_head_done(parse);
   return H1_EVENT_BAD;
+}
+
+static enum h1_event broken(struct h1_parse *parse, const char *why) {
+  note(parse, why, REACHED_NONE);
+  return fall(parse);
+}
+
+static enum h1_event broken_by_limit(struct h1_parse *parse, const char *why, enum limit_reached limit) {
+  note(parse, why, limit);
+  return fall(parse);
 }
 
 static enum h1_event take_data(struct h1_parse *parse, const char *data, size_t length, size_t *taken, struct span *piece) {
@@ -441,10 +447,8 @@ static enum h1_event take_data(struct h1_parse *parse, const char *data, size_t 
 /* A chunk-size line is complete: llhttp gets its digits, without the extensions, which go no further than to us. */
 static bool begin_chunk(struct h1_parse *parse, struct span line) {
   struct head_verdict verdict = head_check_chunk_line(line);
-  if (verdict.status) {
-    parse->why = verdict.why;
-    return false;
-  }
+  note(parse, verdict.why, verdict.limit);
+  if (verdict.status) return false;
   size_t digits = 0;
   parse->left = 0;
   for (;; digits++) {
@@ -453,7 +457,7 @@ static bool begin_chunk(struct h1_parse *parse, struct span line) {
     else if (low >= 'a' && low <= 'f') parse->left = parse->left << 4 | (unsigned)(low - 'a' + 10);
     else break;
   }
-  parse->why = "chunk size read in two ways";
+  note(parse, "chunk size read in two ways", REACHED_NONE);
   if (!feed(parse, line.data, digits) || !feed(parse, "\r\n", 2)) return false;
   parse->phase = parse->left ? H1_CHUNK_DATA : H1_TRAILERS;
   return true;
@@ -465,7 +469,7 @@ static enum h1_event take_chunk_line(struct h1_parse *parse, const char *data, s
   size_t size = feed_at ? (size_t)(feed_at - data) + 1 : length;
   size_t old = buffer_length(&parse->partial);
   *taken += size;
-  if (old + size > LIMIT_CHUNK_LINE_BYTES) return broken(parse, "chunk line too long");
+  if (old + size > LIMIT_CHUNK_LINE_BYTES) return broken_by_limit(parse, "chunk line too long", REACHED_CHUNK_LINE_BYTES);
   struct span line = span_make(data, size);
   if (old || feed_at == NULL) {
     buffer_append(&parse->partial, line);
@@ -474,14 +478,14 @@ static enum h1_event take_chunk_line(struct h1_parse *parse, const char *data, s
   if (feed_at == NULL) return H1_EVENT_MORE;
   bool is_fine = begin_chunk(parse, line);
   h1_parse_head_done(parse);
-  return is_fine ? H1_EVENT_DATA : broken(parse, parse->why);
+  return is_fine ? H1_EVENT_DATA : fall(parse);
 }
 
 static bool read_trailers(struct h1_parse *parse, struct span section, struct arena *arena) {
   struct head_verdict verdict = head_check(HEAD_TRAILERS, section, LIMIT_TRAILER_BYTES, LIMIT_HEADER_FIELDS);
-  parse->why = verdict.why;
+  note(parse, verdict.why, verdict.limit);
   if (verdict.status) return false;
-  parse->why = "trailers refused by the parser";
+  note(parse, "trailers refused by the parser", REACHED_NONE);
   if (section.length == 2) return feed(parse, "\r\n", 2) && parse->is_complete;
   char *copy = arena_copy(arena, section.data, section.length);
   parse->trailers = arena_zalloc(arena, sizeof *parse->trailers);
@@ -509,10 +513,10 @@ static enum h1_event take_trailers(struct h1_parse *parse, const char *data, siz
   enum h1_gather result = gather(parse, data, length, LIMIT_TRAILER_BYTES, true, &size, &section);
   *taken += size;
   if (result == H1_GATHER_MORE) return H1_EVENT_MORE;
-  if (result == H1_GATHER_TOO_LONG) return broken(parse, "trailers too long");
+  if (result == H1_GATHER_TOO_LONG) return broken_by_limit(parse, "trailers too long", REACHED_TRAILER_BYTES);
   bool is_fine = take_trailer_fields(parse, section);
   h1_parse_head_done(parse);
-  if (!is_fine) return broken(parse, parse->why);
+  if (!is_fine) return fall(parse);
   parse->phase = H1_DONE;
   return H1_EVENT_END;
 }

@@ -40,6 +40,7 @@ struct h1_parse {
   struct headers *trailers;            /* NULL, or those of this message */
   struct span name, value, text, body; /* what llhttp reported last; text: target or reason */
   const char *why;                     /* of the last refusal */
+  enum limit_reached limit;            /* the same */
   bool allow_underscores, ignore_invalid, skips_body;
   bool is_head_seen, is_complete; /* as llhttp sees it */
   bool is_chunked, has_length;
@@ -66,7 +67,7 @@ void h1_parse_salvage(struct span head, struct arena *arena, struct request_head
 struct head_verdict h1_parse_response(struct h1_parse *parse, struct span head, struct span method, struct arena *arena, struct response_head *response);
 
 enum h1_event { H1_EVENT_MORE = 0, H1_EVENT_DATA = 1, H1_EVENT_END = 2, H1_EVENT_BAD = 3 };
-/* Decodes the body behind the head: one piece, its end (also when `length` is 0), or BAD (`why` says). */
+/* Decodes the body behind the head: one piece, its end (also when `length` is 0), or BAD (`why` and `limit` say). */
 enum h1_event h1_parse_body(struct h1_parse *parse, const char *data, size_t length, size_t *taken, struct span *piece);
 /* The peer closed: true if that completes the message. */
 bool h1_parse_finish(struct h1_parse *parse);

@@ -134,7 +134,8 @@ static void take_head(struct h1_upstream *upstream, struct span head) {
   struct head_verdict verdict = h1_parse_response(&upstream->parse, head, stream->request->method, stream->arena, response);
   h1_parse_head_done(&upstream->parse);
   if (verdict.status) {
-    fail(upstream, ERROR_PROTOCOL);
+    counter_limit(upstream->loop->counters, verdict.limit);
+    fail(upstream, verdict.limit ? ERROR_LIMIT : ERROR_PROTOCOL);
     return;
   }
   if (response->status < 200 && response->status != 101) {
@@ -173,7 +174,8 @@ static void read_body(struct h1_upstream *upstream, const char *data, size_t len
   enum h1_event event = h1_parse_body(&upstream->parse, data, length, taken, &piece);
   upstream->stream.answer_bytes += *taken;
   if (event == H1_EVENT_BAD) {
-    fail(upstream, ERROR_PROTOCOL);
+    counter_limit(upstream->loop->counters, upstream->parse.limit);
+    fail(upstream, upstream->parse.limit ? ERROR_LIMIT : ERROR_PROTOCOL);
     return;
   }
   if (event == H1_EVENT_DATA) upstream->stream.events->on_body(upstream->stream.owner, piece);

@@ -9,8 +9,7 @@
 #include "http/scan.h"
 #include "http/uri.h"
 
-static const struct head_verdict fine = {0, NULL};
-#define REFUSE(code, reason) ((struct head_verdict){(code), (reason)})
+static const struct head_verdict fine = {0, NULL, REACHED_NONE};
 
 size_t head_find_end(const char *data, size_t length, size_t from) {
   /* A line feed may be the last byte of what was searched before. */
@@ -179,7 +178,7 @@ static struct head_verdict check_field(const char *line, const char *end, struct
   if (at == end) return REFUSE(400, "field line without a colon");
   struct span name = span_make(line, (size_t)(at - line));
   if (name.length == 0) return REFUSE(400, "empty field name");
-  if (name.length > LIMIT_HEADER_NAME_BYTES) return REFUSE(400, "field name too long");
+  if (name.length > LIMIT_HEADER_NAME_BYTES) return REFUSE_LIMIT(400, "field name too long", HEADER_NAME_BYTES);
   if (is_odd && survey->facts == NULL) return REFUSE(400, "field name that is not a token");
   const char *value = at + 1;
   at = value + scan_text(value, (size_t)(end - value));
@@ -195,7 +194,9 @@ static struct head_verdict check_field(const char *line, const char *end, struct
 
 static struct head_verdict check_start(struct span head, size_t max_line, struct survey *survey, const char **next) {
   size_t length = scan_text(head.data, head.length);
-  if (length > max_line) return REFUSE(survey->kind == HEAD_REQUEST ? 414 : 400, "first line too long");
+  if (length > max_line)
+    return survey->kind == HEAD_REQUEST ? REFUSE_LIMIT(414, "request line too long", REQUEST_LINE_BYTES)
+                                        : REFUSE_LIMIT(400, "status line too long", HEAD_BYTES);
   const char *at = head.data + length, *end = head.data + head.length;
   if (at == end) return REFUSE(400, "head is not complete");
   if (at[0] != '\r' || at + 1 == end || at[1] != '\n') return refuse_control(at, end);
@@ -213,7 +214,7 @@ struct head_verdict head_check_facts(enum head_kind kind, struct span head, size
   while (verdict.status == 0) {
     if (at == end) return REFUSE(400, "head is not complete");
     if (*at == '\r' && at + 1 < end && at[1] == '\n') break;
-    if (++fields > max_fields) return REFUSE(431, "too many fields");
+    if (++fields > max_fields) return REFUSE_LIMIT(431, "too many fields", HEADER_FIELDS);
     verdict = check_field(at, end, &survey, &at);
   }
   if (verdict.status) return verdict;
@@ -253,7 +254,7 @@ static bool skip_extension(struct span *rest) {
 }
 
 struct head_verdict head_check_chunk_line(struct span line) {
-  if (line.length > LIMIT_CHUNK_LINE_BYTES) return REFUSE(400, "chunk line too long");
+  if (line.length > LIMIT_CHUNK_LINE_BYTES) return REFUSE_LIMIT(400, "chunk line too long", CHUNK_LINE_BYTES);
   if (line.length < 2 || line.data[line.length - 2] != '\r' || line.data[line.length - 1] != '\n') return REFUSE(400, "chunk line without CRLF");
   struct span rest = span_make(line.data, line.length - 2);
   if (scan_text(rest.data, rest.length) != rest.length) return REFUSE(400, "control character in a chunk line");

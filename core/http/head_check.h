@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/limits.h"
 #include "base/span.h"
 
 enum head_kind { HEAD_REQUEST = 0, HEAD_RESPONSE = 1, HEAD_TRAILERS = 2 };
@@ -13,7 +14,10 @@ enum head_kind { HEAD_REQUEST = 0, HEAD_RESPONSE = 1, HEAD_TRAILERS = 2 };
 struct head_verdict {
   int status;      /* 0: fine; else what a client should be told: 400 414 431 501 505 */
   const char *why; /* constant text for the log */
+  enum limit_reached limit;
 };
+#define REFUSE(code, reason) ((struct head_verdict){(code), (reason), REACHED_NONE})
+#define REFUSE_LIMIT(code, reason, name) ((struct head_verdict){(code), (reason), REACHED_##name})
 
 /* Offset just behind the blank line that ends a head, 0 when it is not there yet. `from`: where the last search ended (bytes already searched). */
 size_t head_find_end(const char *data, size_t length, size_t from);

@@ -9,8 +9,6 @@
 #include "net/link_internal.h"
 #include "net/tls_internal.h"
 
-#define PENDING_MAX (16 * (size_t)LIMIT_LINK_PENDING_BYTES) /* what a peer may make us owe it that no owner wrote (alerts, key updates) */
-
 struct link_tls {
   SSL *ssl;
   struct link *link;
@@ -226,7 +224,9 @@ static void reading_stopped(struct link_tls *tls, int reason) {
 static void send_answers(struct link_tls *tls) {
   if (tls->output == 0) return;
   send_output(tls);
-  if (link_wire_pending(tls->link) > PENDING_MAX) link_failed(tls->link, ERROR_LIMIT);
+  if (tls->link->failure || link_wire_pending(tls->link) <= LIMIT_TLS_PENDING_BYTES) return;
+  counter_add(tls->link->loop->counters, COUNTER_LIMIT_TLS_PENDING_BYTES, 1);
+  link_failed(tls->link, ERROR_LIMIT);
 }
 
 static bool read_records(struct link_tls *tls) {

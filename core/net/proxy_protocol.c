@@ -2,10 +2,10 @@
 #include "net/proxy_protocol.h"
 
 #include "base/error.h"
+#include "base/limits.h"
 
 #define V1_MAX 107 /* with CRLF */
 #define V2_HEADER 16
-#define V2_MAX 4096 /* addresses and TLVs that we are willing to wait for */
 #define TLV_SSL 0x20
 #define CLIENT_SSL 0x01
 
@@ -93,7 +93,7 @@ static long parse_v2(const unsigned char *data, size_t length, struct proxy_head
   if (length > 12 && (data[12] >> 4 != 2 || (data[12] & 15) > 1)) return ERROR_PROTOCOL;
   if (length < V2_HEADER) return 0;
   size_t size = (size_t)(data[14] << 8 | data[15]);
-  if (size > V2_MAX) return ERROR_PROTOCOL;
+  if (size > LIMIT_PROXY_HEADER_BYTES) return ERROR_LIMIT;
   if (length < V2_HEADER + size) return 0;
   const unsigned char *body = data + V2_HEADER;
   size_t addresses = 0;

@@ -13,7 +13,7 @@ struct proxy_header {
   bool tls; /* v2 PP2_TYPE_SSL with PP2_CLIENT_SSL */
 };
 
-/* Returns the header's length when complete (header filled), 0 when more bytes are needed, ERROR_PROTOCOL when it is none. */
+/* Returns the header's length when complete (header filled), 0 when more bytes are needed, ERROR_PROTOCOL when it is none, ERROR_LIMIT when it is too long. */
 long proxy_protocol_parse(const char *data, size_t length, struct proxy_header *header);
 
 #endif

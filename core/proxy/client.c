@@ -13,8 +13,6 @@
 #include "proxy/reply.h"
 #include "proxy/request_head.h"
 
-enum { PROXY_HEADER_MAX = 4096 };
-
 static struct client *client_of(void *pointer) {
   struct client *client = pointer;
   must(client->magic == CLIENT_MAGIC);
@@ -78,25 +76,9 @@ static void on_request(void *owner, struct codec_stream *stream) {
   exchange_run(exchange);
 }
 
-/* Two limits share a status with another cause; head_check's reason tells them apart. */
-static enum counter limit_of(int status, struct span why) {
-  switch (status) {
-    case 400:
-      return span_equal(why, SPAN("field name too long")) ? COUNTER_LIMIT_HEADER_NAME_BYTES : COUNTER_COUNT;
-    case 414:
-      return COUNTER_LIMIT_REQUEST_LINE_BYTES;
-    case 431:
-      return span_equal(why, SPAN("too many fields")) ? COUNTER_LIMIT_HEADER_FIELDS : COUNTER_LIMIT_HEAD_BYTES;
-    default:
-      return COUNTER_COUNT;
-  }
-}
-
 static void on_bad_request(void *owner, struct codec_stream *stream, int status, const char *why) {
   struct client *client = client_of(owner);
   struct exchange *exchange = take_fresh(client, stream);
-  enum counter limit = limit_of(status, span_of(why));
-  if (limit != COUNTER_COUNT) counter_add(client->worker->options.counters, limit, 1);
   exchange->request_ended = true;
   exchange->reply_closes = true;
   (void)reply_error(exchange, status, span_of(why));
@@ -198,7 +180,8 @@ static size_t read_proxy_header(struct client *client, const char *data, size_t 
   buffer_append(&client->partial, span_make(data, length));
   struct span all = buffer_span(&client->partial);
   long size = proxy_protocol_parse(all.data, all.length, &client->proxy);
-  if (size < 0 || (size == 0 && all.length > PROXY_HEADER_MAX)) {
+  if (size < 0) {
+    if (size == ERROR_LIMIT) counter_add(client->worker->options.counters, COUNTER_LIMIT_PROXY_HEADER_BYTES, 1);
     log_write(client->worker->options.log, LOG_NOTICE, "no PROXY header where one is due", "peer=%s", client->peer_ip);
     client->is_starting = true;
     give_up(client);

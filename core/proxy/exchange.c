@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "http/cookie.h"
 #include "proxy/client.h"
 #include "proxy/connect.h"
 #include "proxy/detach.h"
@@ -195,6 +196,14 @@ struct span exchange_variable(const struct exchange *exchange, struct span name)
   for (unsigned i = 0; i < exchange->variable_count; i++)
     if (span_equal(exchange->variables[i].name, name)) return exchange->variables[i].value;
   return (struct span){NULL, 0};
+}
+
+struct span exchange_cookie(const struct exchange *exchange, struct span name) {
+  enum limit_reached limit;
+  if (!exchange->request) return (struct span){NULL, 0};
+  struct span value = cookie_get(&exchange->request->headers, name, &limit);
+  counter_limit(exchange->worker->options.counters, limit);
+  return value;
 }
 
 /* ---- facts ----------------------------------------------------------------------------------------------------------------- */

@@ -156,6 +156,7 @@ void exchange_redirect(struct exchange *exchange, int status, struct span locati
 /* 0, or ERROR_LIMIT. */
 int exchange_set_variable(struct exchange *exchange, struct span name, struct span value);
 struct span exchange_variable(const struct exchange *exchange, struct span name);
+struct span exchange_cookie(const struct exchange *exchange, struct span name);
 /* Value of a template variable: the template_lookup function; context is the exchange. */
 struct span exchange_lookup(void *exchange, enum variable variable, struct span argument, struct arena *arena);
 uint64_t exchange_duration_us(const struct exchange *exchange);

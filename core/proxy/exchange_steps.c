@@ -113,7 +113,7 @@ static enum step_result step_match(struct exchange *exchange) {
   if (exchange->host && exchange->host->is_redirect) return reply_default(exchange);
   if (exchange->owner) {
     struct route_match match = router_match(exchange->owner, exchange->uri.path);
-    if (match.limited) counter_add(exchange->worker->options.counters, COUNTER_LIMIT_REGEX_MATCH, 1);
+    counter_limit(exchange->worker->options.counters, match.limit);
     exchange->route = match.route;
     exchange->captures = match.captures;
     if (exchange->route) note_route(exchange);
@@ -131,8 +131,7 @@ static enum step_result step_match(struct exchange *exchange) {
   }
   if (exchange->route && exchange->route->denied.length) return reply_error(exchange, 503, exchange->route->denied);
   const struct message_body *body = &exchange->request->body;
-  if (exchange->settings->body_limit && body->framing == BODY_LENGTH && body->length > exchange->settings->body_limit)
-    return reply_error(exchange, 413, SPAN("body larger than body_limit"));
+  if (exchange->settings->body_limit && body->framing == BODY_LENGTH && body->length > exchange->settings->body_limit) return reply_too_large(exchange);
   return go(exchange, exchange->route ? STEP_REWRITE : STEP_BUFFER);
 }
 

@@ -44,14 +44,17 @@ void relay_want_body(struct exchange *exchange) {
   exchange->stream->ops->send_informational(exchange->stream, &head);
 }
 
+/* Whether the body is to be held, and fits so far. */
 static bool holds_bodies(struct exchange *exchange) {
   const struct route_settings *settings = exchange->settings;
   const struct message_body *body = &exchange->request->body;
+  uint64_t known = body->framing == BODY_LENGTH ? body->length : 0, held = buffer_length(&exchange->body);
+  enum limit_reached limit = REACHED_NONE;
   if (!settings->request_buffering || settings->request_body_buffer == 0 || exchange->request->upgrade.length) return false;
-  if (body->framing == BODY_LENGTH && body->length > settings->request_body_buffer) return false; /* streams on anyway */
-  if (!is_budget_spent(exchange)) return true;
-  counter_add(exchange->worker->options.counters, COUNTER_LIMIT_BODY_BUDGET_BYTES, 1);
-  return false;
+  if (known > settings->request_body_buffer || held >= settings->request_body_buffer) limit = REACHED_BODY_BUFFER_BYTES;
+  else if (is_budget_spent(exchange)) limit = REACHED_BODY_BUDGET_BYTES;
+  counter_limit(exchange->worker->options.counters, limit);
+  return limit == REACHED_NONE;
 }
 
 static bool is_too_large(const struct exchange *exchange) {
@@ -62,14 +65,13 @@ enum step_result step_buffer(struct exchange *exchange) {
   struct codec_stream *stream = exchange->stream;
   exchange->step = STEP_BALANCER;
   if (exchange->request->body.framing == BODY_NONE) return STEP_MORE;
-  if (is_too_large(exchange)) return reply_error(exchange, 413, SPAN("body larger than body_limit"));
+  if (is_too_large(exchange)) return reply_too_large(exchange);
   if (exchange->request_ended) {
     exchange->body_is_whole = true;
     return STEP_MORE;
   }
-  if (!holds_bodies(exchange)) return STEP_MORE;
-  if (buffer_length(&exchange->body) >= exchange->settings->request_body_buffer) {
-    stream->ops->pause(stream, PAUSE_BUFFER);
+  if (!holds_bodies(exchange)) {
+    if (buffer_length(&exchange->body)) stream->ops->pause(stream, PAUSE_BUFFER); /* it was being held: the rest waits for the upstream */
     return STEP_MORE;
   }
   exchange->step = STEP_BUFFER;
@@ -125,7 +127,7 @@ static void on_client_body(void *owner, struct span data) {
   }
   if ((exchange->step == STEP_RELAY || exchange->step == STEP_BUFFER) && is_too_large(exchange)) {
     exchange->failure = ERROR_CANCELLED;
-    (void)reply_error(exchange, 413, SPAN("body larger than body_limit"));
+    (void)reply_too_large(exchange);
     exchange_run(exchange);
     return;
   }
@@ -135,7 +137,8 @@ static void on_client_body(void *owner, struct span data) {
   }
   buffer_append(&exchange->body, data);
   charge(exchange, (int64_t)data.length);
-  if (exchange->step == STEP_BUFFER && buffer_length(&exchange->body) >= exchange->settings->request_body_buffer) exchange_run(exchange);
+  if (exchange->step != STEP_BUFFER) return;
+  if (buffer_length(&exchange->body) >= exchange->settings->request_body_buffer || is_budget_spent(exchange)) exchange_run(exchange);
 }
 
 static void on_client_end(void *owner) {

@@ -50,6 +50,11 @@ enum step_result reply_plain_to_tls(struct exchange *exchange) {
   return STEP_MORE;
 }
 
+enum step_result reply_too_large(struct exchange *exchange) {
+  counter_add(exchange->worker->options.counters, COUNTER_LIMIT_BODY_BYTES, 1);
+  return reply_error(exchange, 413, SPAN("body larger than body_limit"));
+}
+
 enum step_result reply_default(struct exchange *exchange) {
   bool is_nobodys = !exchange->host || exchange->host == exchange->worker->root->catch_all;
   bool is_health_check = is_nobodys && span_equal(exchange->uri.path, SPAN("/healthz"));

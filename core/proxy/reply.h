@@ -7,6 +7,8 @@
 /* Makes an error answer (nginx-like page) and turns the exchange to REPLY. `reason` is for the log only. If an answer has begun already, the exchange is to be
  * cut off instead: step LOG, the client's connection aborted. */
 enum step_result reply_error(struct exchange *exchange, int status, struct span reason);
+/* 413, counted. */
+enum step_result reply_too_large(struct exchange *exchange);
 /* The built-in default backend. */
 enum step_result reply_default(struct exchange *exchange);
 /* 400 for who speaks plain HTTP where TLS is due. */

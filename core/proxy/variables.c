@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include "base/error.h"
-#include "http/cookie.h"
 #include "proxy/client.h"
 #include "proxy/exchange.h"
 #include "proxy/retry.h"
@@ -297,7 +296,7 @@ struct span exchange_lookup(void *context, enum variable variable, struct span a
     case VARIABLE_ARG:
       return uri_argument(exchange->uri.query, argument);
     case VARIABLE_COOKIE:
-      return exchange->request ? cookie_get(&exchange->request->headers, argument) : none;
+      return exchange_cookie(exchange, argument);
     case VARIABLE_VAR:
       return exchange_variable(exchange, argument);
     case VARIABLE_TEXT:

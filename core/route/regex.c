@@ -80,16 +80,25 @@ static void scratch_release(void *memory, void *data) {
   if (at < start || at >= start + sizeof scratch->bytes) free(memory);
 }
 
-static bool is_limit(int code) {
-  return code == PCRE2_ERROR_MATCHLIMIT || code == PCRE2_ERROR_DEPTHLIMIT || code == PCRE2_ERROR_HEAPLIMIT || code == PCRE2_ERROR_NOMEMORY ||
-         code == PCRE2_ERROR_JIT_STACKLIMIT;
+static enum limit_reached limit_of(int code) {
+  switch (code) {
+    case PCRE2_ERROR_MATCHLIMIT:
+      return REACHED_REGEX_MATCH;
+    case PCRE2_ERROR_DEPTHLIMIT:
+      return REACHED_REGEX_DEPTH;
+    case PCRE2_ERROR_HEAPLIMIT:
+    case PCRE2_ERROR_NOMEMORY:
+    case PCRE2_ERROR_JIT_STACKLIMIT:
+      return REACHED_REGEX_HEAP_KIB;
+    default:
+      return REACHED_NONE;
+  }
 }
 
-bool regex_match(const struct regex *regex, struct span subject, struct regex_match *match, bool *limited) {
+bool regex_match(const struct regex *regex, struct span subject, struct regex_match *match, enum limit_reached *limit) {
   must(regex->magic == REGEX_MAGIC);
   struct scratch scratch;
   scratch.used = 0;
-  if (limited) *limited = false;
   if (match) match->count = 0;
   pcre2_general_context *memory = pcre2_general_context_create(scratch_allocate, scratch_release, &scratch);
   must(memory);
@@ -99,9 +108,8 @@ bool regex_match(const struct regex *regex, struct span subject, struct regex_ma
   int found = pcre2_match(regex->code, bytes, subject.length, 0, 0, data, regex->limits);
   /* The JIT's stack is fixed; the interpreter's is the heap limit, so it decides what the JIT could not. */
   if (found == PCRE2_ERROR_JIT_STACKLIMIT && regex->has_jit) found = pcre2_match(regex->code, bytes, subject.length, 0, PCRE2_NO_JIT, data, regex->limits);
-  if (found < 0) {
-    if (limited && is_limit(found)) *limited = true;
-  } else if (match) {
+  if (limit) *limit = found < 0 ? limit_of(found) : REACHED_NONE;
+  if (found >= 0 && match) {
     const PCRE2_SIZE *pairs = pcre2_get_ovector_pointer(data);
     match->count = found == 0 ? REGEX_GROUPS : found; /* 0: more groups than we keep */
     for (int i = 0; i < REGEX_GROUPS; i++) {

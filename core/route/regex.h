@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "base/arena.h"
+#include "base/limits.h"
 #include "base/span.h"
 
 struct regex;
@@ -20,8 +21,8 @@ struct regex_match {
 
 struct regex *regex_new(struct span pattern, bool ignore_case, char *error, size_t error_size);
 void regex_free(struct regex *regex);
-/* True on a match. *limited is set when a limit ended it (then false). */
-bool regex_match(const struct regex *regex, struct span subject, struct regex_match *match, bool *limited);
+/* True on a match. *limit: which limit ended it without one, for the caller to count; may be NULL. */
+bool regex_match(const struct regex *regex, struct span subject, struct regex_match *match, enum limit_reached *limit);
 /* Names its groups: index of a named group or -1. */
 int regex_group(const struct regex *regex, const char *name);
 

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/limits.h"
 #include "base/pack.h"
 #include "base/span.h"
 
@@ -14,9 +15,9 @@
   X(connect_timeout, SECONDS, 5000, "seconds") \
   X(read_timeout, SECONDS, 60000, "seconds") \
   X(send_timeout, SECONDS, 60000, "seconds") \
-  X(body_limit, BYTES, 1048576, "bytes, 0 = none") \
-  X(request_body_buffer, BYTES, 65536, "bytes") \
-  X(head_limit, BYTES, 32768, "bytes of an upstream's head") \
+  X(body_limit, BYTES, LIMIT_BODY_BYTES, "bytes, 0 = none") \
+  X(request_body_buffer, BYTES, LIMIT_BODY_BUFFER_BYTES, "bytes") \
+  X(head_limit, BYTES, LIMIT_HEAD_BYTES, "bytes of an upstream's head") \
   X(request_buffering, FLAG, 1, "") \
   X(response_buffering, FLAG, 0, "") \
   X(http_version, TEXT, 0, "1.0 or 1.1") \

@@ -150,7 +150,8 @@ struct route_match router_match(const struct host *host, struct span path) {
   const struct router *router = host->router;
   struct route_match match;
   match.route = NULL;
-  match.add_slash = match.limited = false;
+  match.add_slash = false;
+  match.limit = REACHED_NONE;
   match.captures.count = 0;
   if (!router || path.length == 0) return match;
   if (!host->regex_mode) {
@@ -160,12 +161,12 @@ struct route_match router_match(const struct host *host, struct span path) {
   }
   for (unsigned i = 0; i < router->count; i++) {
     const struct route *route = router->entries[i].route;
-    if (regex_match(route->regex, path, &match.captures, &match.limited)) {
+    if (regex_match(route->regex, path, &match.captures, &match.limit)) {
       match.route = route;
       break;
     }
     /* Going on could choose a route that guards less: no route is the closed answer. */
-    if (match.limited) break;
+    if (match.limit) break;
   }
   return match;
 }

@@ -2,6 +2,7 @@
 #ifndef ROUTE_ROUTER_H
 #define ROUTE_ROUTER_H
 
+#include "base/limits.h"
 #include "route/host.h"
 #include "route/snapshot.h"
 
@@ -13,7 +14,7 @@ struct route_match {
   const struct route *route;   /* NULL: no route (404 of the default backend) */
   bool add_slash;              /* nginx's automatic 301: "/p" where only Prefix "/p/" exists */
   struct regex_match captures; /* regex mode; spans of `path` */
-  bool limited;                /* a match limit ended the search: no route, to be counted */
+  enum limit_reached limit;    /* that ended the search: no route; to be counted */
 };
 /* `path`: decoded and normalised. */
 struct route_match router_match(const struct host *host, struct span path);

@@ -3,6 +3,7 @@
 #define ROUTE_SETTINGS_H
 
 #include "base/address.h"
+#include "base/limits.h"
 #include "route/template.h"
 #include "route/unit.h"
 
@@ -10,13 +11,13 @@
 #define CONTROLLER_SETTINGS(X) \
   X(client_header_timeout_ms, NUMBER, 60000, "client-header-timeout") \
   X(client_body_timeout_ms, NUMBER, 60000, "client-body-timeout") \
-  X(client_head_bytes, NUMBER, 32768, "large-client-header-buffers") \
-  X(client_request_line_bytes, NUMBER, 8192, "large-client-header-buffers") \
+  X(client_head_bytes, NUMBER, LIMIT_HEAD_BYTES, "large-client-header-buffers") \
+  X(client_request_line_bytes, NUMBER, LIMIT_REQUEST_LINE_BYTES, "large-client-header-buffers") \
   X(keep_alive_ms, NUMBER, 75000, "keep-alive") \
   X(keep_alive_requests, NUMBER, 1000, "keep-alive-requests") \
   X(allow_underscores, FLAG, 0, "enable-underscores-in-headers") \
   X(ignore_invalid_headers, FLAG, 1, "ignore-invalid-headers") \
-  X(max_worker_connections, NUMBER, 16384, "max-worker-connections") \
+  X(max_worker_connections, NUMBER, LIMIT_CONNECTIONS, "max-worker-connections") \
   X(upstream_keepalive_connections, NUMBER, 320, "upstream-keepalive-connections") \
   X(upstream_keepalive_time_ms, NUMBER, 3600000, "upstream-keepalive-time") \
   X(upstream_keepalive_timeout_ms, NUMBER, 60000, "upstream-keepalive-timeout") \

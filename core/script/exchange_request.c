@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "http/cookie.h"
 #include "net/link.h"
 #include "proxy/worker.h"
 #include "script/exchange_members.h"
@@ -397,7 +396,7 @@ MEMBER(fields_remove) {
 MEMBER(cookies_get) {
   (void)box;
   struct span name = check_span(L, 2, "exchange.request.cookies:get", "name");
-  return member_push_span(L, cookie_get(&exchange->request->headers, name));
+  return member_push_span(L, exchange_cookie(exchange, name));
 }
 
 MEMBER(variables_get) {

@@ -12,6 +12,7 @@
 #include "route/template.h"
 #include "script/exchange_objects.h"
 #include "script/lua_pack.h"
+#include "script/state.h"
 
 static const struct kind {
   enum pack_value_kind kind;
@@ -54,16 +55,23 @@ static int value_tostring(lua_State *L) {
   return 1;
 }
 
+/* At request time; the texts of configuration time are no peer's. */
+static void count_limit(lua_State *L, enum limit_reached limit) {
+  struct counters *counters = state_of(L)->counters;
+  if (counters) counter_limit(counters, limit);
+}
+
 /* regex:match(text) -> whole match, group 1, ... ; groups that took no part are false. nil without a match. */
 static int regex_match_text(lua_State *L) {
   struct value *value = check_value(L, PACK_REGEX, "regex:match");
   struct span text;
   text.data = luaL_checklstring(L, 2, &text.length);
   struct regex_match match;
-  bool is_limited = false;
-  if (!regex_match(value->regex, text, &match, &is_limited)) {
+  enum limit_reached limit;
+  if (!regex_match(value->regex, text, &match, &limit)) {
     lua_pushnil(L);
-    if (!is_limited) return 1;
+    if (!limit) return 1;
+    count_limit(L, limit);
     lua_pushliteral(L, "regex:match: the match takes too many steps on this text");
     return 2;
   }
@@ -104,14 +112,15 @@ static int regex_replace(lua_State *L) {
   struct span rest = text;
   while (count < most) {
     struct regex_match match;
-    bool is_limited = false;
+    enum limit_reached limit;
     /* An anchored pattern matches at the text's start only: the rest is no text of its own. */
     if (count > 0 && value->source.length > 0) {
       struct span pattern = span_skip(value->source, span_find(value->source, '\0') + 1);
       if (pattern.length && pattern.data[0] == '^') break;
     }
-    if (!regex_match(value->regex, rest, &match, &is_limited)) {
-      if (!is_limited) break;
+    if (!regex_match(value->regex, rest, &match, &limit)) {
+      if (!limit) break;
+      count_limit(L, limit);
       lua_pushnil(L);
       lua_pushliteral(L, "regex:replace: the match takes too many steps on this text");
       return 2;

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/buffer.h"
+#include "base/counters.h"
 #include "base/log.h"
 #include "base/span.h"
 #include "route/host.h"
@@ -56,7 +57,8 @@ struct script_state {
   struct state_policy *policies;
   unsigned policy_count, policy_capacity;
   /* what runs now */
-  const char *running_policy;
+  const char *running_policy; /* NULL: no hook runs */
+  struct counters *counters;  /* of the worker whose hook runs */
   unsigned running_index;
   enum hook_phase running_phase;
   uint64_t run; /* changes with every hook: what must not outlive one remembers it */

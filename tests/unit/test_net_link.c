@@ -205,6 +205,26 @@ static void test_pair_pressure(void **state) {
   free(big);
 }
 
+/* What does not fit ends the connection: a socket is not read while its owner pauses, so only one read can be too much. */
+static void test_held_limit(void **state) {
+  struct world *world = *state;
+  struct link *ends[2];
+  link_pair(&world->loop, ends);
+  struct owner a = {0}, b = {0};
+  own(&a, ends[0]);
+  own(&b, ends[1]);
+  link_pause(b.link);
+  char *big = calloc(1, LIMIT_LINK_HELD_BYTES + 1);
+  link_write_span(a.link, span_make(big, LIMIT_LINK_HELD_BYTES + 1));
+  turn(world, 3);
+  assert_true(b.is_ended && b.error == ERROR_LIMIT);
+  assert_int_equal(b.length, 0);
+  assert_int_equal(counter_get(&world->counters, COUNTER_LIMIT_LINK_HELD_BYTES), 1);
+  link_close(a.link);
+  link_close(b.link);
+  free(big);
+}
+
 static void test_held(void **state) {
   struct world *world = *state;
   struct owner client = {0}, server = {.take_at_most = 2};
@@ -517,6 +537,7 @@ int main(void) {
       T(test_refused_bytes_are_not_written),
       T(test_pair_pressure),
       T(test_held),
+      T(test_held_limit),
       T(test_new_owner),
       T(test_staging),
       T(test_write_before_open),

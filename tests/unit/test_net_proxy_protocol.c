@@ -117,9 +117,10 @@ static void test_v2_refused(void **state) {
                              SPAN(SIGNATURE "\x21\x11\x00\x0e\xc0\x00\x02\x01\xc6\x33\x64\x02\xdc\x04\x01\xbb\x04\x00"), /* cut TLV */
                              SPAN(SIGNATURE "\x21\x11\x00\x0f\xc0\x00\x02\x01\xc6\x33\x64\x02\xdc\x04\x01\xbb\x04\x00\x01"),
                              SPAN(SIGNATURE "\x21\x11\x00\x10\xc0\x00\x02\x01\xc6\x33\x64\x02\xdc\x04\x01\xbb\x20\x00\x01\x01"),
-                             SPAN(SIGNATURE "\x21\x11\xff\xff"),
                              SPAN("\x16\x03\x01")};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(parse(bad[i].data, bad[i].length, &header), ERROR_PROTOCOL);
+  struct span endless = SPAN(SIGNATURE "\x21\x11\xff\xff");
+  assert_int_equal(parse(endless.data, endless.length, &header), ERROR_LIMIT);
 }
 
 static void test_digest(void **state) {

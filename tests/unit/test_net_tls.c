@@ -372,6 +372,66 @@ static void test_garbage(void **state) {
   assert_int_equal(world->loop.live_links, 0);
 }
 
+/* A client in memory that sends and never reads. */
+struct deaf {
+  struct link *link;
+  SSL *ssl;
+  BIO *in, *out;
+  bool is_deaf;
+};
+static size_t deaf_read(void *owner, const char *data, size_t length) {
+  struct deaf *deaf = owner;
+  if (deaf->is_deaf) return 0;
+  BIO_write(deaf->in, data, (int)length);
+  return length;
+}
+static void deaf_end(void *owner, int error) {
+  (void)owner;
+  (void)error;
+}
+static const struct link_events deaf_events = {on_open, deaf_read, deaf_end, on_drain};
+
+static void deaf_send(struct world *world, struct deaf *deaf) {
+  char part[16384];
+  int length;
+  while ((length = BIO_read(deaf->out, part, sizeof part)) > 0) link_write_span(deaf->link, span_make(part, (size_t)length));
+  loop_run_once(&world->loop, 1);
+}
+
+/* Each key update wants one back. */
+static void test_endless_key_updates(void **state) {
+  struct world *world = *state;
+  struct link *ends[2];
+  struct deaf deaf = {.in = BIO_new(BIO_s_mem()), .out = BIO_new(BIO_s_mem())};
+  SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+  deaf.ssl = SSL_new(context);
+  SSL_set_bio(deaf.ssl, deaf.in, deaf.out);
+  SSL_set_connect_state(deaf.ssl);
+  link_pair(&world->loop, ends);
+  deaf.link = ends[0];
+  link_set_owner(deaf.link, &deaf_events, &deaf);
+  link_start(deaf.link);
+  on_accept(world, ends[1]);
+  for (int i = 0; i < 20 && world->opened == 0; i++) {
+    SSL_do_handshake(deaf.ssl);
+    deaf_send(world, &deaf);
+  }
+  assert_int_equal(world->opened, 1);
+  deaf.is_deaf = true;
+  for (int i = 0; i < 200 && world->ended == 0; i++) {
+    for (int j = 0; j < 1000; j++) {
+      assert_int_equal(SSL_key_update(deaf.ssl, SSL_KEY_UPDATE_REQUESTED), 1);
+      assert_int_equal(SSL_do_handshake(deaf.ssl), 1);
+    }
+    deaf_send(world, &deaf);
+  }
+  assert_int_equal(world->end_error, ERROR_LIMIT);
+  assert_int_equal(counter_get(&world->counters, COUNTER_LIMIT_TLS_PENDING_BYTES), 1);
+  link_close(deaf.link);
+  SSL_free(deaf.ssl);
+  SSL_CTX_free(context);
+}
+
 /* ---- our client side */
 
 struct upstream {
@@ -491,17 +551,9 @@ int main(void) {
   signal(SIGPIPE, SIG_IGN);
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
   const struct CMUnitTest tests[] = {
-      T(test_names),
-      T(test_resumption_13),
-      T(test_resumption_12),
-      T(test_keys_expire),
-      T(test_no_tickets),
-      T(test_alpn_and_protocols),
-      T(test_no_renegotiation),
-      T(test_behind_prefix),
-      T(test_garbage),
-      T(test_client_side),
-      cmocka_unit_test(test_certificate),
+      T(test_names),      T(test_resumption_13),       T(test_resumption_12),    T(test_keys_expire),
+      T(test_no_tickets), T(test_alpn_and_protocols),  T(test_no_renegotiation), T(test_behind_prefix),
+      T(test_garbage),    T(test_endless_key_updates), T(test_client_side),      cmocka_unit_test(test_certificate),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

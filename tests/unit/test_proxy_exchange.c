@@ -126,6 +126,31 @@ static void test_body_limit(void **state) {
   assert_false(peer_has(server, "def"));
 }
 
+/* The bodies of all exchanges together are more than may be held. */
+static void test_body_budget(void **state) {
+  (void)state;
+  const char head[] = "POST /u HTTP/1.1\r\nHost: foo.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", end[] = "3\r\ndef\r\n0\r\n\r\n";
+  struct peer *held = client_connect(), *late = client_connect();
+  peer_send(held, head);
+  turns(5);
+  assert_int_equal(world.server_count, 0);
+  atomic_fetch_add(&world.budget, LIMIT_BODY_BUDGET_BYTES);
+  peer_send(late, head); /* is not held at all */
+  peer_await(server_await(0), "abc");
+  assert_int_equal(world.server_count, 1);
+  peer_send(held, "1\r\nx\r\n"); /* is held no longer */
+  peer_await(server_await(1), "abcx");
+  assert_int_equal(counter_get(&world.counters, COUNTER_LIMIT_BODY_BUDGET_BYTES), 2);
+  struct peer *clients[] = {late, held};
+  for (unsigned i = 0; i < 2; i++) {
+    peer_send(clients[i], end);
+    peer_await(world.servers[i], "def");
+    peer_send(world.servers[i], OK);
+    peer_await(clients[i], "\r\n\r\nok");
+  }
+  atomic_fetch_sub(&world.budget, LIMIT_BODY_BUDGET_BYTES);
+}
+
 static void test_own_answers(void **state) {
   (void)state;
   struct peer *client = client_connect();
@@ -519,6 +544,7 @@ int main(void) {
       TEST(test_unbuffered_body_streams),
       TEST(test_expect_continue),
       TEST(test_body_limit),
+      TEST(test_body_budget),
       TEST(test_own_answers),
       TEST(test_refused_everywhere),
       TEST(test_retry_avoids_the_tried),

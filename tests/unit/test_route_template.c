@@ -121,11 +121,11 @@ static void regexes_match_within_limits(void **state) {
   (void)state;
   char error[200];
   struct regex_match match;
-  bool limited;
+  enum limit_reached limit;
   assert_null(regex_new(SPAN("(a"), false, error, sizeof error));
   assert_non_null(strstr(error, "is not a regular expression"));
   struct regex *regex = regex_new(SPAN("^/(?<first>[a-z]+)(/x)?(.*)"), true, error, sizeof error);
-  assert_true(regex_match(regex, SPAN("/AbC/y"), &match, &limited));
+  assert_true(regex_match(regex, SPAN("/AbC/y"), &match, &limit));
   assert_int_equal(match.count, 4);
   assert_true(span_equal(match.groups[1], SPAN("AbC")));
   assert_null(match.groups[2].data);
@@ -142,14 +142,23 @@ static void regexes_match_within_limits(void **state) {
   assert_true(span_equal(match.groups[9], SPAN("i")));
   regex_free(regex);
   regex = regex_new(SPAN("^(a+)+$"), false, error, sizeof error);
-  assert_false(regex_match(regex, SPAN("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!"), &match, &limited));
-  assert_true(limited);
+  assert_false(regex_match(regex, SPAN("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!"), &match, &limit));
+  assert_int_equal(limit, REACHED_REGEX_MATCH);
   regex_free(regex);
-  /* Deeper than the JIT's stack: an answer or a limit, and no crash. */
+  /* Deeper than the JIT's stack: the interpreter has a go, within its limits. */
   static char deep[200000];
   memset(deep, 'a', sizeof deep);
-  regex = regex_new(SPAN("^(?:(a)|b)*c"), false, error, sizeof error);
-  assert_false(regex_match(regex, span_make(deep, sizeof deep), &match, &limited));
+  regex = regex_new(SPAN("^(?:(a)|b)*[cd]"), false, error, sizeof error);
+  assert_false(regex_match(regex, span_make(deep, sizeof deep), &match, &limit));
+  assert_int_equal(limit, REACHED_REGEX_DEPTH);
+  regex_free(regex);
+  char many_groups[600] = "^(?:(a)|b)*[cd]";
+  for (int i = 0; i < 100; i++) strcat(many_groups, "(x)?"); /* each makes a frame larger */
+  regex = regex_new(span_of(many_groups), false, error, sizeof error);
+  assert_false(regex_match(regex, span_make(deep, sizeof deep), &match, &limit));
+  assert_int_equal(limit, REACHED_REGEX_HEAP_KIB);
+  assert_false(regex_match(regex, SPAN("x"), &match, &limit));
+  assert_int_equal(limit, REACHED_NONE);
   regex_free(regex);
   assert_null(regex_new(SPAN("(*UTF)x"), false, error, sizeof error));
 }
