@@ -13,6 +13,7 @@ struct admin_options {
   const char *health_path;
   struct publisher *publisher;
   struct log_writer *logs;
+  struct series_registry *series;   /* policies' counters */
   struct counters *const *counters; /* one block per worker */
   struct worker *const *workers;
   unsigned count;

@@ -44,7 +44,8 @@ static void put_process(struct buffer *out) {
 /* Two monotonic counters read one after the other: the difference never shows below 0. */
 static unsigned long long difference(unsigned long long more, unsigned long long less) { return more > less ? more - less : 0; }
 
-void metrics_write(struct buffer *out, struct counters *const *counters, unsigned count, const struct publisher_gauges *gauges, const struct log_writer *logs) {
+void metrics_write(struct buffer *out, struct counters *const *counters, unsigned count, const struct publisher_gauges *gauges, const struct log_writer *logs,
+                   struct series_registry *series) {
   for (size_t i = 0; i < sizeof gauges_table / sizeof gauges_table[0]; i++) {
     const _Atomic uint64_t *value = (const _Atomic uint64_t *)((const char *)gauges + gauges_table[i].offset);
     put(out, gauges_table[i].name, "gauge", gauges_table[i].help, atomic_load_explicit(value, memory_order_relaxed));
@@ -56,8 +57,9 @@ void metrics_write(struct buffer *out, struct counters *const *counters, unsigne
   put(out, "moongate_tunnels", "gauge", "Tunnels.", difference(sum(counters, count, COUNTER_TUNNELS_OPENED), sum(counters, count, COUNTER_TUNNELS_CLOSED)));
   put_process(out);
   for (int which = 0; which < COUNTER_COUNT; which++) {
-    unsigned long long total = sum(counters, count, (enum counter)which);
+    unsigned long long total = sum(counters, count, (enum counter)which) + series_reached(series, (enum counter)which);
     if (which == COUNTER_LOG_DROPPED) total += log_writer_dropped(logs);
     put(out, counter_name((enum counter)which), "counter", counter_help((enum counter)which), total);
   }
+  series_write(series, out);
 }

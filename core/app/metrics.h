@@ -5,7 +5,9 @@
 #include "app/log_writer.h"
 #include "app/publisher.h"
 #include "base/buffer.h"
+#include "base/series.h"
 
-void metrics_write(struct buffer *out, struct counters *const *counters, unsigned count, const struct publisher_gauges *gauges, const struct log_writer *logs);
+void metrics_write(struct buffer *out, struct counters *const *counters, unsigned count, const struct publisher_gauges *gauges, const struct log_writer *logs,
+                   struct series_registry *series);
 
 #endif

@@ -47,6 +47,7 @@ struct worker_seat {
 struct run {
   struct options options;
   struct log_writer *logs;
+  struct series_registry *series; /* policies' counters */
   struct log *log;
   struct publisher *publisher;
   struct admin *admin;
@@ -79,7 +80,11 @@ static int start_publisher(struct run *run, const char *home, char *error, size_
   struct publisher_options options = {
       .workers = run->workers,
       .worker_count = run->worker_count,
-      .script = {.lua_directory = run->script_path, .workers = run->worker_count, .log = log_writer_log(run->logs, "publisher"), .guest_memory = GUEST_MEMORY},
+      .script = {.lua_directory = run->script_path,
+                 .workers = run->worker_count,
+                 .log = log_writer_log(run->logs, "publisher"),
+                 .guest_memory = GUEST_MEMORY,
+                 .series = run->series},
       .resolver = *run->options.resolver ? run->options.resolver : NULL,
       .log_level = log_writer_level(run->logs),
   };
@@ -118,6 +123,7 @@ static int start_admin(struct run *run, char *error, size_t size) {
       .health_path = run->options.health_check_path,
       .publisher = run->publisher,
       .logs = run->logs,
+      .series = run->series,
       .counters = run->counters,
       .workers = run->workers,
       .count = run->worker_count,
@@ -225,6 +231,7 @@ static void free_all(struct run *run) {
   tls_tickets_free(run->tickets);
   log_write(run->log, LOG_NOTICE, "ended", NULL);
   log_writer_free(run->logs);
+  series_registry_free(run->series);
   free(run->seats);
 }
 
@@ -279,6 +286,7 @@ int run_main(int argc, char **argv) {
   signal(SIGPIPE, SIG_IGN);
 
   int64_t verbosity = run.options.verbosity;
+  run.series = series_registry_new();
   run.logs = log_writer_new(strcmp(run.options.log_format, "json") == 0, verbosity >= 5 ? LOG_DEBUG : verbosity >= 2 ? LOG_INFO : LOG_NOTICE);
   run.log = log_writer_log(run.logs, "main");
   run.worker_count = run.options.workers ? (unsigned)run.options.workers : options_cpu_count();

@@ -30,6 +30,9 @@
   X(REGEX_HEAP_KIB, 1024, "KiB", "no match, counted", "PCRE2 heap limit of one match") \
   X(COOKIES, 128, "cookies", "the rest is ignored", "cookies looked at in one request") \
   X(REWRITE_BYTES, 8192, "bytes", "500", "a URI made by a rewrite") \
+  X(POLICY_COUNTERS, 32, "counters", "the count is dropped", "counters that one owner's policies make") \
+  X(POLICY_SERIES, 256, "series", "the count is dropped", "different label values of one such counter") \
+  X(POLICY_SERIES_BYTES, 512, "bytes", "the count is dropped", "the label values of one count") \
   X(JSON_DEPTH, 128, "levels", "the answer is refused", "containers within each other in an answer of the API server") \
   X(API_ITEM_BYTES, 8388608, "bytes", "the answer is refused", "one object of a list or watch of the API server") \
   X(API_NEWS_BYTES, 4194304, "bytes", "reading pauses", "objects of the API server that were read and not yet taken") \

@@ -139,21 +139,10 @@ static bool put(struct line *line, const char *data, size_t length) {
 }
 static bool put_text(struct line *line, const char *text) { return put(line, text, strlen(text)); }
 
-/* Bytes of the well-formed UTF-8 character at the front of `s`, or 0. */
-static size_t utf8_length(struct span s) {
-  const unsigned char *p = (const unsigned char *)s.data;
-  size_t length = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
-  if (length == 0 || length > s.length) return 0;
-  for (size_t i = 1; i < length; i++)
-    if ((p[i] & 0xc0) != 0x80) return 0;
-  bool is_bad = (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f);
-  return is_bad ? 0 : length;
-}
-
 /* One character of a quoted value, escaped as JSON or as logfmt; returns how many bytes of `s` it was. */
 static size_t escape(struct span s, bool json, char piece[8], size_t *piece_length) {
   unsigned char c = (unsigned char)s.data[0];
-  size_t used = utf8_length(s);
+  size_t used = span_utf8(s);
   int length;
   if (c == '"' || c == '\\') {
     length = snprintf(piece, 8, "\\%c", c);

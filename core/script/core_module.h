@@ -10,6 +10,7 @@ void core_module_preload(lua_State *L);
 void owners_preload(lua_State *L);
 /* Parts, each adding its functions to the table at `core`. */
 void core_text_register(lua_State *L, int core);
+void core_counter_register(lua_State *L, int core);
 void core_json_register(lua_State *L, int core);
 void core_testing_register(lua_State *L, int core);
 

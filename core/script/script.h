@@ -6,6 +6,7 @@
 #include <lua.h>
 #include <stdbool.h>
 
+#include "base/series.h"
 #include "proxy/hook_runner.h"
 #include "proxy/worker.h"
 #include "route/unit.h"
@@ -14,7 +15,8 @@ struct script_options {
   const char *lua_directory; /* holds the folder moongate */
   unsigned workers;
   struct log *log;
-  uint64_t guest_memory; /* bytes per guest state */
+  uint64_t guest_memory;          /* bytes per guest state */
+  struct series_registry *series; /* of the policies' counters; outlives their states. NULL where no requests come */
 };
 
 /* ---- publisher ---- */

@@ -13,6 +13,7 @@
 #include "base/buffer.h"
 #include "base/counters.h"
 #include "base/log.h"
+#include "base/series.h"
 #include "base/span.h"
 #include "route/host.h"
 
@@ -46,7 +47,9 @@ struct script_state {
   uint64_t serial; /* unique among the states of a process; 0 outside policy sets */
   char *owner;
   bool is_guest;
-  struct log *log; /* of the thread that uses it now; NULL: stderr */
+  struct log *log;                /* of the thread that uses it now; NULL: stderr */
+  struct series_registry *series; /* NULL where no requests come */
+  bool has_told_dropped;          /* a counter beyond the owner's share was logged */
   /* bounds of guests; enforced only while their code runs, so that the runtime's own calls cannot fail */
   size_t memory_used, memory_limit;
   bool is_bounded;
@@ -77,6 +80,7 @@ struct state_options {
   size_t memory_limit; /* guests; 0: none */
   uint64_t serial;
   struct log *log;
+  struct series_registry *series; /* outlives the state; may be NULL */
 };
 
 /* NULL with a message. The library is loaded; no policy yet. */

@@ -30,6 +30,7 @@ struct world {
   struct worker worker;
   bool is_running;
   struct counters counters;
+  struct series_registry *series;
   _Atomic uint64_t body_budget;
   struct log log;
   struct script_worker *script;
@@ -293,6 +294,7 @@ static int world_close(lua_State *L) {
   free(world->units);
   snapshot_builder_free(world->builder);
   policy_slots_free(world->slots);
+  series_registry_free(world->series);
   clear_traffic(world);
   size_t cursor = 0;
   for (struct hashmap_entry *entry; (entry = hashmap_next(&world->records, &cursor));) free(entry->value);
@@ -326,12 +328,13 @@ static int testing_open(lua_State *L) {
   world->log = (struct log){.thread = "spec", .capture = capture, .capture_context = world};
   world->builder = snapshot_builder_new(1);
   world->slots = policy_slots_new();
+  world->series = series_registry_new();
   hashmap_init(&world->records);
   hashmap_init(&world->answers);
   struct settings *settings = settings_new_default();
   keep_unit(world, &settings->unit);
   snapshot_put_settings(world->builder, settings);
-  struct script_options options = {.lua_directory = directory, .workers = 1, .log = &world->log, .guest_memory = 32u << 20};
+  struct script_options options = {.lua_directory = directory, .workers = 1, .log = &world->log, .guest_memory = 32u << 20, .series = world->series};
   char error[512] = "malformed changes";
   struct pack_reader reader;
   struct pack_item array;
@@ -428,8 +431,17 @@ static int world_exchange(lua_State *L) {
   return 1;
 }
 
+/* world:metrics() -> the policies' counters, as /metrics shows them */
+static int world_metrics(lua_State *L) {
+  struct buffer out = {0};
+  series_write(check_world(L)->series, &out);
+  push_buffer(L, &out);
+  buffer_free(&out);
+  return 1;
+}
+
 void core_testing_register(lua_State *L, int core) {
-  static const luaL_Reg methods[] = {{"exchange", world_exchange}, {"close", world_close}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"exchange", world_exchange}, {"metrics", world_metrics}, {"close", world_close}, {NULL, NULL}};
   if (luaL_newmetatable(L, "moongate.world")) {
     lua_newtable(L);
     for (const luaL_Reg *f = methods; f->name; f++) {

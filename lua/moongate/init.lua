@@ -177,6 +177,25 @@ function moongate.cookie.format(name, value, options)
   return out
 end
 
+--------------------------------------------------------------------------------------------------------------- counters
+
+---@class moongate.counter
+---@field add fun(self: moongate.counter, amount: integer, ...: string|number) a whole number from 0, then one value for each label; in hooks only
+
+--- A counter of this policy's own, on /metrics as `moongate_policy_<name>_total`; a mounted policy's has the label `owner` too. To be made when the file is
+-- loaded, not in a hook. The same name is the same counter, in all workers and after a reload; with other labels it starts anew.
+---@param name string letters, digits and _
+---@param labels string[] their names, at most 8
+---@param help string one line
+---@return moongate.counter
+function moongate.counter(name, labels, help)
+  need_text("moongate.counter", name)
+  if type(labels) ~= "table" then misuse("moongate.counter", "expects a list of labels, not a " .. type(labels)) end
+  local counter, complaint = core.counter(name, labels, need_text("moongate.counter", help))
+  if not counter then misuse("moongate.counter", name .. ": " .. complaint) end
+  return counter
+end
+
 -------------------------------------------------------------------------------------------------------------------- log
 
 moongate.log = {}

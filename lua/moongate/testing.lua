@@ -349,6 +349,12 @@ function Route:request(request)
   return result
 end
 
+--- The counters of the policies, as /metrics shows them: a mounted policy's have the label owner="test".
+---@return string
+function Route:metrics()
+  return self.world:metrics()
+end
+
 --- Frees the worker behind the route now (else the collector does).
 function Route:close()
   self.world:close()

@@ -194,3 +194,48 @@ def test_the_example_new_shop(moongate, echo):
     wait_until(lambda: {proxy.request("/", "shop.example").header("x-echo-name") for _ in range(20)} == {"old", "new"}, what="both sides")
     (proxy.policies / "new_shop.lua").unlink()
     proxy.wait_live("/", "shop.example", lambda answer: answer.header("x-echo-name") == "old" and answer.header("set-cookie") is None)
+
+
+def hits(proxy, **labels):
+    """The count of a series of `moongate_policy_hits_total`; None: it is not shown."""
+    text = "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
+    found = re.search(rf"^moongate_policy_hits_total{re.escape(text)} (\d+)$", proxy.admin("/metrics").text, re.M)
+    return found and int(found.group(1))
+
+
+def test_a_policy_counts_for_all_workers_and_through_its_reloads(moongate, echo, tmp_path):
+    def body(labels='"side"', values='exchange.request.headers:get("X-Side") or ""', more=""):
+        return (f'local hits = require("moongate").counter("hits", {{ {labels} }}, "Visitors.")\n'
+                f'function policy.access(exchange) hits:add(1, {values}) end {more}')
+
+    neighbours = tmp_path / "neighbours"
+    neighbours.mkdir()
+    (neighbours / "neighbour.lua").write_text(policy("neighbour", body(values='"neighbour"')))
+    proxy = start(moongate, echo, {"counting.lua": policy("counting", body())}, {"counting": "x", "neighbour": "x"}, workers=4, flags=["--policies", str(neighbours)])
+    owner = str(proxy.policies)
+    assert "# TYPE moongate_policy_hits_total counter" in proxy.admin("/metrics").text and hits(proxy, owner=owner, side="new") is None
+    for _ in range(20):  # a connection each: all workers
+        assert proxy.request("/", "a.example", headers={"X-Side": "new"}).status == 200
+    assert hits(proxy, owner=owner, side="new") == 20
+    assert hits(proxy, owner=str(neighbours), side="neighbour") == 20
+    assert proxy.request("/", "a.example", headers=[("X-Side", 'a"b\\c\td\xff')]).status == 200
+    assert hits(proxy, owner=owner, side='a\\"b\\\\c?d?') == 1
+
+    proxy.write_policy("counting.lua", policy("counting", body(more=SET)))
+    proxy.wait_live("/", "a.example", lambda answer: answer.header("x-test") == "x", headers={"X-Side": "seen"})
+    before = hits(proxy, owner=owner, side="new")
+    assert before == 20
+    proxy.request("/", "a.example", headers={"X-Side": "new"})
+    assert hits(proxy, owner=owner, side="new") == 21
+
+    proxy.write_policy("counting.lua", policy("counting", body(labels='"colour"', values='"red"')))
+    proxy.wait_live("/", "a.example", lambda answer: answer.header("x-test") is None)
+    assert hits(proxy, owner=owner, colour="red") >= 1 and hits(proxy, owner=owner, side="new") is None
+    assert proxy.admin("/metrics").text.count("# TYPE moongate_policy_hits_total counter") == 1
+
+
+def test_a_count_while_loading_refuses_the_file(moongate, echo):
+    body = 'local hits = require("moongate").counter("hits", {}, "Visitors.") hits:add(1)'
+    proxy = start(moongate, echo, {"early.lua": policy("early", body)}, {"early": "x"}, [r"early\.lua"])
+    assert wait_until(lambda: proxy.errors.find(r"early\.lua:4: counter:add: counts in hooks only"), what="the report")
+    assert proxy.request("/", "a.example").status == 200

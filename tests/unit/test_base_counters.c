@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <stdbool.h>
 #include <string.h>
 
 #include "base/counters.h"
@@ -14,6 +15,7 @@ static void names_all(void **state) {
   for (int i = 0; i < COUNTER_COUNT; i++) {
     const char *name = counter_name((enum counter)i);
     assert_int_equal(strncmp(name, "moongate_", 9), 0);
+    assert_int_not_equal(strncmp(name, "moongate_policy_", 16), 0); /* those are policies' */
     assert_int_equal(strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_"), strlen(name));
     assert_true(strlen(counter_help((enum counter)i)) > 5);
     for (int k = 0; k < i; k++) assert_string_not_equal(name, counter_name((enum counter)k));
@@ -31,6 +33,13 @@ static void counts(void **state) {
   counter_add(&counters, COUNTER_REQUESTS, 3);
   assert_int_equal(counter_get(&counters, COUNTER_REQUESTS), 5);
   assert_int_equal(counter_get(&counters, COUNTER_ANSWERS_2XX), 0);
+  counter_limit(&counters, REACHED_NONE);
+  counter_limit(&counters, REACHED_HEAD_BYTES);
+  counter_limit(&counters, REACHED_REWRITE_BYTES);
+  for (int i = 0; i < COUNTER_COUNT; i++) {
+    bool is_counted = i == COUNTER_LIMIT_HEAD_BYTES || i == COUNTER_LIMIT_REWRITE_BYTES;
+    assert_int_equal(counter_get(&counters, (enum counter)i), i == COUNTER_REQUESTS ? 5 : is_counted ? 1 : 0);
+  }
 }
 
 int main(void) {

@@ -27,6 +27,17 @@ static void compares(void **state) {
   assert_int_equal(span_find(span_of(NULL), 'x'), 0);
 }
 
+static void finds_characters(void **state) {
+  (void)state;
+  static const char *const good[] = {
+      "a", "\x7f", "\xc2\x80", "\xc3\xa9", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xee\x80\x80", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"};
+  static const char *const bad[] = {
+      "\x80", "\xc1\xbf", "\xc3", "\xc3(", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xe2\x82", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff"};
+  for (size_t i = 0; i < sizeof good / sizeof *good; i++) assert_int_equal(span_utf8(span_of(good[i])), strlen(good[i]));
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(span_utf8(span_of(bad[i])), 0);
+  assert_int_equal(span_utf8(SPAN("\xc3\xa9more")), 2);
+}
+
 static void trims_and_lists(void **state) {
   (void)state;
   assert_true(span_equal(span_trim(SPAN(" \t a b\t ")), SPAN("a b")));
@@ -69,7 +80,7 @@ static void names_errors(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(compares), cmocka_unit_test(trims_and_lists), cmocka_unit_test(reads_numbers),
-                                     cmocka_unit_test(names_errors)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(compares), cmocka_unit_test(finds_characters), cmocka_unit_test(trims_and_lists),
+                                     cmocka_unit_test(reads_numbers), cmocka_unit_test(names_errors)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
