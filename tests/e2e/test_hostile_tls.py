@@ -1,10 +1,13 @@
 """TLS from hostile clients: on raw bytes, by OpenSSL's own client, and broken off at every step."""
-import re
+import itertools
 import socket
 import ssl
 import struct
+import subprocess
+import threading
+import time
 
-from harness import wait_until
+from harness import Lines, certificate, ingress, service, slice_of, tls_secret, wait_until
 from hostile import obedient, request, statuses
 
 UNVERIFIED = ssl._create_unverified_context()
@@ -90,3 +93,64 @@ def test_handshakes_broken_off_at_every_byte(through):
         client.sendall(request(headers="Connection: close\r\n"))
         assert statuses(read_all(client)) == [200]
     wait_until(lambda: proxy.metric("moongate_connections") == 0, what="connections to end")
+
+
+def test_renegotiation_is_refused(through):
+    proxy = through(obedient)
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{proxy.https_port}", "-tls1_2", "-servername", "foo.example"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
+        out = Lines(client.stdout)
+        wait_until(lambda: out.find("Verify return code"), what="the handshake")
+        client.stdin.write(b"R\n")
+        client.stdin.flush()
+        wait_until(lambda: out.find("RENEGOTIATING"), what="the attempt")
+        wait_until(lambda: out.find("no renegotiation"), what="the refusal")
+        client.kill()
+        client.stdin.close()
+    wait_until(lambda: proxy.metric("moongate_connections") == 0, what="connections to end")
+
+
+def test_names_that_are_none(through):
+    """A name that cannot be one is an alert; any other odd one gets the default certificate, and Host decides where a request goes."""
+    proxy = through(obedient)
+    first = hello("foo.example")
+    for name, is_taken in ((b"foo.example", True), (b"foo.exampl.", True), (b"*.exampleXY", True), (b"foo..ampleX", True), (b"foo.exam\0le", False), (b"foo.exam\nle", False), (b"foo/../amp/", False)):
+        with connect(proxy) as client:
+            client.sendall(first.replace(b"foo.example", name))
+            assert (client.recv(1) == b"\x16") == is_taken, name
+
+
+def test_certificates_change_while_hands_are_shaken(moongate, echo, tmp_path):
+    pairs = [certificate(tmp_path, f"c{i}", ["foo.example"]) for i in range(2)]
+    proxy = moongate({"app.json": [service(), *slice_of([echo().port])], "ingress.json": [ingress("app", "foo.example", tls="cert")], "cert.json": [tls_secret("cert", *pairs[0])]},
+                     expect_errors=["default certificate", "does not belong"])
+    wrong, is_over = [], threading.Event()
+
+    def shake():
+        while not is_over.is_set():
+            try:
+                with connect(proxy) as raw, UNVERIFIED.wrap_socket(raw, server_hostname="foo.example") as client:
+                    client.sendall(request(headers="Connection: close\r\n"))
+                    if statuses(read_all(client)) != [200]:
+                        wrong.append("no answer")
+            except OSError as error:
+                wrong.append(error)
+
+    def leave():
+        first = hello()
+        for end in itertools.cycle(range(0, len(first), 7)):
+            if is_over.is_set():
+                return
+            with connect(proxy) as client:
+                client.sendall(first[:end])
+
+    threads = [threading.Thread(target=what) for what in (shake, shake, leave, leave)]
+    for thread in threads:
+        thread.start()
+    for i in range(60):
+        proxy.write("cert.json", [tls_secret("cert", *pairs[i % 2])] if i % 5 else [tls_secret("cert", pairs[0][0], pairs[1][1])])
+        time.sleep(0.02)
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
