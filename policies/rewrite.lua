@@ -84,7 +84,12 @@ function policy.rewrite(exchange, config)
   elseif not config.regex:match(request.path) then
     return
   end
-  if prefix and prefix ~= "" then request.headers:set("X-Forwarded-Prefix", prefix) end
+  if prefix == "" then
+    request.headers:remove("X-Forwarded-Prefix") -- the client's own is not this one
+  elseif prefix then
+    -- Groups of the path are decoded: a %0D in it must not end the field, nor fail the request.
+    request.headers:set("X-Forwarded-Prefix", (prefix:gsub("%c", function(byte) return ("%%%02X"):format(byte:byte()) end)))
+  end
   request:set_path(path)
 end
 

@@ -63,6 +63,8 @@ describe("rewrite", function()
     assert.equal("/api", headers["x-forwarded-prefix"])
     _, headers = sent(shop { path = "/(a|b)/(.*)", annotations = { ["rewrite-target"] = "/$2", ["x-forwarded-prefix"] = "/$1" } }, "/b/x")
     assert.equal("/b", headers["x-forwarded-prefix"])
+    _, headers = sent(shop { path = "/(.*)", annotations = { ["rewrite-target"] = "/$1", ["x-forwarded-prefix"] = "/$1" } }, "/a%0DX:%20b%7F")
+    assert.equal("/a%0DX: b%7F", headers["x-forwarded-prefix"])
     local route = shop { annotations = { ["x-forwarded-prefix"] = "/api" }, allow_findings = true }
     assert.equal("x-forwarded-prefix: /api has no effect without rewrite-target", route.findings[1].text)
     _, headers = sent(route, "/")

@@ -117,10 +117,11 @@ int uri_parse_target(struct span target, struct span method, struct arena *arena
   return normalise(uri->raw_path, arena, &uri->path);
 }
 
-/* Bytes of a host name: RFC 3986's unreserved and sub-delims but for what only makes trouble. Escapes and userinfo are refused. */
+/* Bytes of a host name: RFC 3986's unreserved and sub-delims but for what only makes trouble. Escapes and userinfo are refused, and "*": it names an entry of
+ * the routing table, never a host. */
 static const bool host_bytes[256] = {
-    ['0' ... '9'] = true, ['A' ... 'Z'] = true, ['a' ... 'z'] = true, ['-'] = true, ['.'] = true, ['_'] = true, ['~'] = true, ['!'] = true, ['$'] = true,
-    ['&'] = true,         ['\''] = true,        ['('] = true,         [')'] = true, ['*'] = true, ['+'] = true, [';'] = true, ['='] = true,
+    ['0' ... '9'] = true, ['A' ... 'Z'] = true, ['a' ... 'z'] = true, ['-'] = true, ['.'] = true, ['_'] = true, ['~'] = true, ['!'] = true,
+    ['$'] = true,         ['&'] = true,         ['\''] = true,        ['('] = true, [')'] = true, ['+'] = true, [';'] = true, ['='] = true,
 };
 static bool is_host_byte(char c) { return host_bytes[(unsigned char)c]; }
 

@@ -108,6 +108,7 @@ static void test_hosts(void **state) {
       {"u@a", NULL, NULL},      {"a/b", NULL, NULL},       {"[::1", NULL, NULL},    {"[]", NULL, NULL},
       {"[::1]x", NULL, NULL},   {"a b", NULL, NULL},       {"a:99999", NULL, NULL}, {"::1", NULL, NULL},
       {"a\\b", NULL, NULL},     {"a?b", NULL, NULL},       {":80", NULL, NULL},     {"[z]", NULL, NULL},
+      {"*.a", NULL, NULL},
   };
   for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
     struct arena arena;
