@@ -102,8 +102,13 @@ local function is_local_name(name)
   return name == "localhost" or name:find("%.localhost$") ~= nil or name == "localhost.localdomain" or name == "ip6-localhost" or name == "ip6-loopback"
 end
 
+--- Whether a connection there would come back to us.
+local function is_our_listener(world, ip, number, is_loopback)
+  return world.own_ports[number] and (is_loopback or world.is_own(ip))
+end
+
 local function external(world, upstream, service, body, findings)
-  local address, _, is_loopback = world.address(service.external_name)
+  local address, _, is_loopback, is_link_local = world.address(service.external_name)
   local port = model.find_port(service, upstream.port)
   body.external_port = tonumber(port and (tonumber(port.target) or port.port)) or tonumber(upstream.port)
   if world.flags["disable-svc-external-name"] == "true" then
@@ -113,8 +118,16 @@ local function external(world, upstream, service, body, findings)
     findings[#findings + 1] = { level = "error", key = service.key, field = "spec.externalName",
       text = ("is %q, our own host: refused, 503"):format(service.external_name) }
     body.missing = true
+  elseif is_link_local then
+    findings[#findings + 1] = { level = "error", key = service.key, field = "spec.externalName",
+      text = ("is %q, a link-local address: refused, 503"):format(service.external_name) }
+    body.missing = true
   elseif not body.external_port then
     findings[#findings + 1] = { level = "error", key = service.key, text = ("has no port %q: 503"):format(upstream.port) }
+    body.missing = true
+  elseif address and is_our_listener(world, address, body.external_port) then
+    findings[#findings + 1] = { level = "error", key = service.key, field = "spec.externalName",
+      text = ("is %q, at port %d one of our own listeners: refused, 503"):format(service.external_name, body.external_port) }
     body.missing = true
   elseif address then
     body.endpoints[1] = { ip = address, port = body.external_port, ready = true, draining = false }
@@ -128,7 +141,7 @@ end
 local function add_endpoints(world, list, number, body, seen, refused)
   for _, endpoint in ipairs(list) do
     local key = endpoint.ip .. " " .. number
-    if endpoint.is_loopback and world.own_ports[number] then
+    if is_our_listener(world, endpoint.ip, number, endpoint.is_loopback) then
       refused[#refused + 1] = ("%s port %d"):format(endpoint.ip, number)
     elseif not seen[key] then
       seen[key] = { ip = endpoint.ip, port = number, ready = endpoint.ready, draining = endpoint.draining }
@@ -140,7 +153,7 @@ local function add_endpoints(world, list, number, body, seen, refused)
 end
 
 --- What an upstream is now, as the seam wants it.
----@param world { flags: table, own_ports: table<integer, true>, address: function, service: function, slices: function, endpoints: function, array: function }
+---@param world { flags: table, own_ports: table<integer, true>, address: function, is_own: function, service: function, slices: function, endpoints: function, array: function }
 ---@param upstream { name: string, namespace: string, service: string, port: string, use_service_address: boolean|nil }
 ---@return table body
 ---@return Finding[] findings
@@ -153,7 +166,10 @@ function model.upstream(world, upstream)
     body.missing = true
     return body, findings
   end
-  if service.type == "ExternalName" then return external(world, upstream, service, body, findings) end
+  if service.type == "ExternalName" then
+    body.outside = true
+    return external(world, upstream, service, body, findings)
+  end
   local port = model.find_port(service, upstream.port)
   if not port then
     findings[1] = { level = "warn", key = service.key, text = ("has no port %q: its routes answer 503"):format(upstream.port) }
@@ -162,7 +178,14 @@ function model.upstream(world, upstream)
   end
   local cluster_ip = service.cluster_ip
   if upstream.use_service_address and cluster_ip and cluster_ip ~= "" and cluster_ip ~= "None" and world.address(cluster_ip) then
-    body.endpoints[1] = { ip = cluster_ip, port = tonumber(port.port), ready = true, draining = false }
+    local number = tonumber(port.port)
+    if is_our_listener(world, cluster_ip, number) then
+      findings[1] = { level = "error", key = service.key, text = ("has the address %s port %d, which is one of our own listeners: refused, 503"):format(cluster_ip, number) }
+      body.missing = true
+    else
+      body.outside = true
+      body.endpoints[1] = { ip = cluster_ip, port = number, ready = true, draining = false }
+    end
     return body, findings
   end
   local seen, refused, is_sliced = {}, {}, false

@@ -16,6 +16,7 @@
 
 #include "base/buffer.h"
 #include "base/check.h"
+#include "base/own_address.h"
 #include "base/pack.h"
 #include "kube/api_lua.h"
 #include "kube/documents.h"
@@ -496,7 +497,8 @@ static int watch_lua_wait(lua_State *L) {
 
 /* ---- the rest ---- */
 
-/* address(text) -> the text in its shortest form, 4 | 6, is_loopback (unspecified addresses reach us too) | nil */
+/* address(text) -> the text in its shortest form, 4 | 6, is_loopback (unspecified addresses reach us too), is_link_local (of the machine's own network: a cloud's
+ * metadata among it) | nil */
 static int native_address(lua_State *L) {
   const char *text = luaL_checkstring(L, 1);
   struct in_addr v4;
@@ -507,14 +509,25 @@ static int native_address(lua_State *L) {
     lua_pushstring(L, inet_ntop(AF_INET, &v4, shortest, sizeof shortest));
     lua_pushinteger(L, 4);
     lua_pushboolean(L, host >> 24 == 127 || host >> 24 == 0);
-    return 3;
+    lua_pushboolean(L, host >> 16 == 0xa9fe);
+    return 4;
   }
   if (inet_pton(AF_INET6, text, &v6) != 1) return 0;
   bool is_mapped = IN6_IS_ADDR_V4MAPPED(&v6) || IN6_IS_ADDR_V4COMPAT(&v6);
   lua_pushstring(L, inet_ntop(AF_INET6, &v6, shortest, sizeof shortest));
   lua_pushinteger(L, 6);
   lua_pushboolean(L, IN6_IS_ADDR_LOOPBACK(&v6) || IN6_IS_ADDR_UNSPECIFIED(&v6) || (is_mapped && (v6.s6_addr[12] == 127 || v6.s6_addr[12] == 0)));
-  return 3;
+  lua_pushboolean(L, IN6_IS_ADDR_LINKLOCAL(&v6) || (is_mapped && v6.s6_addr[12] == 0xa9 && v6.s6_addr[13] == 0xfe));
+  return 4;
+}
+
+/* is_own(text): whether that address is this host's own; false for what is no address */
+static int native_is_own(lua_State *L) {
+  struct span text;
+  struct address address;
+  text.data = luaL_checklstring(L, 1, &text.length);
+  lua_pushboolean(L, address_parse_ip(text, 0, &address) == 0 && own_address_is(&address));
+  return 1;
 }
 
 /* clock() -> seconds, monotonic */
@@ -569,7 +582,7 @@ static int open_module(lua_State *L) {
                                        {"list", native_list},
                                        {"read", native_read},
                                        {"watch", native_watch},
-                                       {"address", native_address},
+                                       {"address", native_address}, {"is_own", native_is_own},
                                        {"clock", native_clock},
                                        {"time", native_time},
                                        {NULL, NULL}};

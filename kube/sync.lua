@@ -70,7 +70,7 @@ function sync.new(options)
   for port in (self.flags["own-ports"] or ""):gmatch("%d+") do own_ports[tonumber(port)] = true end
   self.find_class = function(name) return self.store:get("IngressClass", "/" .. name) end
   self.view = {
-    flags = self.flags, own_ports = own_ports, address = native.address, array = native.array,
+    flags = self.flags, own_ports = own_ports, address = native.address, is_own = native.is_own, array = native.array,
     service = function(id) return self.store:get("Service", id) end,
     endpoints = function(id) return self.store:get("Endpoints", id) end,
     slices = function(id)

@@ -57,7 +57,7 @@ end)
 
 local function upstream(options)
   local world = {
-    flags = options.flags or {}, own_ports = { [80] = true }, address = native.address, array = native.array,
+    flags = options.flags or {}, own_ports = { [80] = true }, address = native.address, is_own = options.is_own or function() return false end, array = native.array,
     service = function() return options.service end,
     slices = function() return options.slices or {} end,
     endpoints = function() return options.endpoints end,
@@ -138,14 +138,34 @@ describe("an upstream", function()
     end
     assert.equal("example.com", external("example.com").external_name)
     assert.equal(443, external("example.com").external_port)
-    for _, name in ipairs { "localhost", "x.localhost", "127.0.0.1", "::1" } do
+    assert.is_true(external("example.com").outside)
+    for _, name in ipairs { "localhost", "x.localhost", "127.0.0.1", "::1", "0.0.0.0", "::ffff:127.0.0.1", "169.254.169.254", "fe80::1", "::ffff:169.254.169.254" } do
       assert.is_true(external(name).missing)
       assert.is_nil(external(name).external_name)
     end
     assert.is_true(external("example.com", { ["disable-svc-external-name"] = "true" }).missing)
   end)
+  it("is none of our listeners, by no address of this host", function()
+    local slices = { { ports = { { name = "http", port = 80 } }, endpoints = { endpoint "192.0.2.1", endpoint "10.0.0.1" } } }
+    local function is_own(ip) return ip == "192.0.2.1" end
+    local list, body, text = upstream { service = service { HTTP }, slices = slices, is_own = is_own }
+    assert.same({ "10.0.0.1:80" }, list)
+    assert.matches("192.0.2.1 port 80, which is one of our own listeners", text)
+    assert.is_nil(body.outside)
+    list, body, text = upstream { service = service({ HTTP }, { cluster_ip = "192.0.2.1" }), use_service_address = true, is_own = is_own }
+    assert.same({}, list)
+    assert.is_true(body.missing)
+    assert.matches("one of our own listeners", text)
+    list, body, text = upstream { service = service({}, { type = "ExternalName", external_name = "192.0.2.1" }), port = "80", is_own = is_own }
+    assert.same({}, list)
+    assert.is_true(body.missing)
+    assert.matches("one of our own listeners", text)
+    assert.same({ "192.0.2.1:81" }, (upstream { service = service({}, { type = "ExternalName", external_name = "192.0.2.1" }), port = "81", is_own = is_own }))
+  end)
   it("may be the Service's own address", function()
-    assert.same({ "10.96.0.1:80" }, (upstream { service = service({ HTTP }, { cluster_ip = "10.96.0.1" }), use_service_address = true }))
+    local list, body = upstream { service = service({ HTTP }, { cluster_ip = "10.96.0.1" }), use_service_address = true }
+    assert.same({ "10.96.0.1:80" }, list)
+    assert.is_true(body.outside)
     local slices = { { ports = { { name = "http", port = 8080 } }, endpoints = { endpoint "10.0.0.1" } } }
     assert.same({ "10.0.0.1:8080" }, (upstream { service = service({ HTTP }, { cluster_ip = "None" }), use_service_address = true, slices = slices }))
   end)

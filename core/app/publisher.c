@@ -15,6 +15,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/hashmap.h"
+#include "base/own_address.h"
 #include "base/pack.h"
 #include "net/digest.h"
 #include "net/resolver.h"
@@ -115,8 +116,19 @@ static struct unit *certificate_unit_new(struct span body, char *error, size_t s
 static struct upstream_ref resolve_upstream(void *context, struct span name) { return snapshot_upstream_slot(((struct publisher *)context)->builder, name); }
 static uint32_t resolve_policy(void *context, struct span name) { return policy_slot(((struct publisher *)context)->slots, name); }
 
+static bool is_own_listener(const struct publisher *publisher, const struct address *address) {
+  const uint16_t *ports = publisher->options.own_ports, port = address_port(address);
+  return port && (port == ports[0] || port == ports[1] || port == ports[2]) && own_address_is(address);
+}
+
 static struct endpoint_record *find_record(void *context, const struct address *address, struct span upstream) {
-  return records_get(((struct publisher *)context)->records, upstream, address);
+  struct publisher *publisher = context;
+  if (!is_own_listener(publisher, address)) return records_get(publisher->records, upstream, address);
+  char text[ADDRESS_TEXT];
+  address_format(address, text);
+  log_write(publisher->options.log, LOG_WARN, "endpoint refused", "upstream=%.*s endpoint=%s error=\"one of our own listeners\"", (int)upstream.length,
+            upstream.data, text);
+  return NULL;
 }
 
 /* A unit went in where `old` was (NULL: new). */
@@ -176,7 +188,7 @@ static void external_resolved(void *context, int error, const struct address *ad
   struct upstream *upstream =
       upstream_new_resolved(span_of(external->upstream), external->body, addresses, count, find_record, publisher, &refused, message, sizeof message);
   if (refused)
-    log_write(publisher->options.log, LOG_WARN, "external name refused", "upstream=%s name=%s error=\"resolves to a loopback address\"", external->upstream,
+    log_write(publisher->options.log, LOG_WARN, "external name refused", "upstream=%s name=%s error=\"resolves to a loopback or link-local address\"", external->upstream,
               external->name);
   if (!upstream) {
     log_write(publisher->options.log, LOG_ERROR, "external upstream refused", "upstream=%s error=\"%s\"", external->upstream, message);

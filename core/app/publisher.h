@@ -16,7 +16,8 @@ struct publisher_options {
   struct worker **workers; /* filled by the caller before publisher_start; their inboxes get roots */
   unsigned worker_count;
   struct script_options script;
-  const char *resolver; /* ADDR:PORT or NULL */
+  const char *resolver;  /* ADDR:PORT or NULL */
+  uint16_t own_ports[3]; /* of our listeners: never dialled at an address of this host */
   struct log *log;
   _Atomic int *log_level; /* set from error-log-level */
 };

@@ -86,6 +86,7 @@ static int start_publisher(struct run *run, const char *home, char *error, size_
                  .guest_memory = GUEST_MEMORY,
                  .series = run->series},
       .resolver = *run->options.resolver ? run->options.resolver : NULL,
+      .own_ports = {address_port(&run->http.addresses[0]), address_port(&run->https.addresses[0]), (uint16_t)run->options.healthz_port},
       .log_level = log_writer_level(run->logs),
   };
   options.log = options.script.log;

@@ -50,7 +50,8 @@
   X(X_SCHEME, "x-scheme", 0) \
   X(X_ORIGINAL_FORWARDED_FOR, "x-original-forwarded-for", 0) \
   X(X_ORIGINAL_FORWARDED_HOST, "x-original-forwarded-host", 0) \
-  X(X_ORIGINAL_URI, "x-original-uri", 0)
+  X(X_ORIGINAL_URI, "x-original-uri", 0) \
+  X(CDN_LOOP, "cdn-loop", 0)
 
 enum header_id {
   HEADER_OTHER = 0,

@@ -110,6 +110,16 @@ static struct span origin_form(const struct exchange *exchange) {
   return (struct span){NULL, 0};
 }
 
+/* How often the request has come by here already (RFC 8586). */
+static unsigned passes_of(const struct headers *headers) {
+  unsigned passes = 0;
+  for (const struct header *header = headers_find(headers, HEADER_CDN_LOOP); header; header = headers_next_name(headers, SPAN("cdn-loop"), header)) {
+    struct span list = header->value, item;
+    while (span_next_item(&list, ',', &item)) passes += span_equal(item, REQUEST_HEAD_PASS);
+  }
+  return passes;
+}
+
 int request_head_parse(struct exchange *exchange, const char **why) {
   struct request_head *request = exchange->request;
   const struct settings *settings = exchange->worker->root->settings;
@@ -127,6 +137,11 @@ int request_head_parse(struct exchange *exchange, const char **why) {
   if (request->host.length && !uri_host(request->host, arena, &exchange->host_name, &port)) {
     *why = "bad Host";
     return 400;
+  }
+  if (passes_of(&request->headers) >= LIMIT_PASSES) {
+    counter_add(exchange->worker->options.counters, COUNTER_LIMIT_PASSES, 1);
+    *why = "the request leads back to us";
+    return 508;
   }
   exchange->request_id = headers_get(&request->headers, HEADER_X_REQUEST_ID);
   if (exchange->request_id.length == 0 && settings->generate_request_id) exchange->request_id = make_id(exchange);

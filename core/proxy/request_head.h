@@ -4,6 +4,9 @@
 
 #include "proxy/exchange.h"
 
+/* Our name in CDN-Loop (RFC 8586): one for each time that a request went through here to an upstream that may lead back. */
+#define REQUEST_HEAD_PASS SPAN("moongate")
+
 /* Client address, scheme, forwarded host and port: needed for every request, bad ones included. */
 void request_head_client(struct exchange *exchange);
 /* Host, URI, request id. 0, or the status to refuse with and why. */

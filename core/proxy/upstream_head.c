@@ -3,6 +3,7 @@
 #include "proxy/upstream_head.h"
 
 #include "proxy/client.h"
+#include "proxy/request_head.h"
 
 /* Never copied from the client: written below, or not for upstreams. */
 static const bool is_ours[HEADER_ID_COUNT] = {
@@ -145,6 +146,8 @@ struct request_head *upstream_head_make(struct exchange *exchange) {
     copy(&out->headers, header);
   }
   write_forwarded(exchange, settings, &out->headers);
+  const struct upstream *upstream = exchange_upstream(exchange);
+  if (upstream && upstream->is_outside) headers_add_checked(&out->headers, HEADER_CDN_LOOP, SPAN("CDN-Loop"), REQUEST_HEAD_PASS);
   if (settings->edit_count) apply(exchange, out, settings->edits, settings->edit_count);
   if (exchange->route && exchange->route->edit_count) apply(exchange, out, exchange->route->edits, exchange->route->edit_count);
   out->host = headers_get(&out->headers, HEADER_HOST);

@@ -71,7 +71,7 @@ static bool read_body(struct upstream *upstream, struct span body, struct listed
   int64_t port = 0;
   if (!body_is_map(body, error) || !body_text(body, "namespace", &upstream->namespace, error) || !body_text(body, "service", &upstream->service, error) ||
       !body_text(body, "port", &upstream->port, error) || !body_flag(body, "missing", is_missing, error) ||
-      !body_text(body, "external_name", &upstream->external_name, error) || !body_integer(body, "external_port", 1, 65535, &port, error) ||
+      !body_flag(body, "outside", &upstream->is_outside, error) || !body_text(body, "external_name", &upstream->external_name, error) || !body_integer(body, "external_port", 1, 65535, &port, error) ||
       !body_array(body, "endpoints", &reader, &number, error))
     return false;
   if (upstream->external_name.length && port == 0) return body_fail(error, "external_port: is missing");
@@ -89,12 +89,14 @@ static bool read_body(struct upstream *upstream, struct span body, struct listed
   return true;
 }
 
+/* Loopback, unspecified, link-local: a name outside must not lead into this machine, nor to what a cloud tells its machines. */
+static bool is_refused_ipv4(const unsigned char bytes[4]) { return bytes[0] == 127 || bytes[0] == 0 || (bytes[0] == 169 && bytes[1] == 254); }
+
 static bool is_refused(const struct address *address) {
-  if (address_is_loopback(address)) return true;
-  if (address->any.sa_family == AF_INET) return address->v4.sin_addr.s_addr == 0 || (ntohl(address->v4.sin_addr.s_addr) >> 24) == 127;
+  if (address->any.sa_family == AF_INET) return is_refused_ipv4((const unsigned char *)&address->v4.sin_addr);
   const struct in6_addr *v6 = &address->v6.sin6_addr;
-  if (IN6_IS_ADDR_V4MAPPED(v6) || IN6_IS_ADDR_V4COMPAT(v6)) return v6->s6_addr[12] == 127 || v6->s6_addr[12] == 0;
-  return IN6_IS_ADDR_UNSPECIFIED(v6);
+  if (IN6_IS_ADDR_V4MAPPED(v6) || IN6_IS_ADDR_V4COMPAT(v6)) return is_refused_ipv4(v6->s6_addr + 12);
+  return IN6_IS_ADDR_UNSPECIFIED(v6) || IN6_IS_ADDR_LOOPBACK(v6) || IN6_IS_ADDR_LINKLOCAL(v6);
 }
 
 static void set_port(struct address *address, uint16_t port) {

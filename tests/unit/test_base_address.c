@@ -8,10 +8,13 @@
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/address.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/own_address.h"
 
 static void check_format(const char *text, const char *ip, const char *full) {
   struct address a;
@@ -145,8 +148,27 @@ static void agrees_with_a_plain_scan(void **state) {
   }
 }
 
+static bool is_own(const char *text) {
+  struct address address;
+  assert_int_equal(address_parse_ip(span_of(text), 80, &address), 0);
+  return own_address_is(&address);
+}
+
+static void knows_its_own(void **state) {
+  (void)state;
+  assert_true(is_own("127.0.0.1") && is_own("127.9.9.9") && is_own("0.0.0.0") && is_own("::ffff:127.0.0.1"));
+  assert_false(is_own("192.0.2.77") || is_own("255.255.255.255") || is_own("2001:db8::1"));
+  /* Whatever this host is called by others. */
+  struct address outside, own = {0};
+  socklen_t size = sizeof own;
+  assert_int_equal(address_parse_ip(SPAN("192.0.2.77"), 9, &outside), 0);
+  int fd = socket(AF_INET, SOCK_DGRAM, 0);
+  if (connect(fd, &outside.any, address_size(&outside)) == 0 && getsockname(fd, &own.any, &size) == 0) assert_true(own_address_is(&own));
+  close(fd);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(parses_and_formats), cmocka_unit_test(compares), cmocka_unit_test(holds_ranges),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(knows_its_own), cmocka_unit_test(parses_and_formats), cmocka_unit_test(compares), cmocka_unit_test(holds_ranges),
                                      cmocka_unit_test(names_the_bad_item), cmocka_unit_test(agrees_with_a_plain_scan)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
