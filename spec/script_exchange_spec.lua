@@ -49,6 +49,8 @@ for _, trusted in ipairs { true, false } do
       assert.equal("nil", seen("return exchange.client.tls", {}, spec()))
       assert.equal("https", seen("return exchange.client.scheme", { scheme = "https" }, spec()))
       assert.equal("32", seen("return #exchange.request.id", {}, spec()))
+      local started, ended = os.time(), tonumber(seen("return exchange.started + exchange.duration", {}, spec()))
+      assert.is_true(ended > started - 1 and ended < os.time() + 2, ended)
       assert.equal("Ingress default/test /", seen("local r = exchange.route return r.source.kind .. ' ' .. r.source.namespace .. '/' .. r.source.name .. ' ' .. r.path", {}, spec()))
     end)
 

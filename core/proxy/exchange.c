@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -211,6 +212,14 @@ struct span exchange_cookie(const struct exchange *exchange, struct span name) {
 uint64_t exchange_duration_us(const struct exchange *exchange) {
   uint64_t end = exchange->ended_us ? exchange->ended_us : loop_now_us(&exchange->worker->loop);
   return end > exchange->started_us ? end - exchange->started_us : 0;
+}
+
+/* Asked for seldom, and so worked out then: what an exchange notes at its beginning is the monotonic clock. */
+int64_t exchange_started_unix_us(const struct exchange *exchange) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  int64_t age = (int64_t)(loop_now_us(&exchange->worker->loop) - exchange->started_us);
+  return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000 - age;
 }
 
 static const struct link *link_of(const struct exchange *exchange) {

@@ -127,7 +127,6 @@ struct exchange {
 
   /* times: loop microseconds */
   uint64_t started_us, try_started_us, ended_us;
-  int64_t started_unix_ms;
   struct timer timer; /* connect, read and send timeouts, detach: one, moved lazily */
   uint64_t request_bytes, body_bytes_received, body_bytes_sent, bytes_sent;
   struct span remote_user;
@@ -160,6 +159,8 @@ struct span exchange_cookie(const struct exchange *exchange, struct span name);
 /* Value of a template variable: the template_lookup function; context is the exchange. */
 struct span exchange_lookup(void *exchange, enum variable variable, struct span argument, struct arena *arena);
 uint64_t exchange_duration_us(const struct exchange *exchange);
+/* Microseconds since 1970. */
+int64_t exchange_started_unix_us(const struct exchange *exchange);
 const struct link_tls_info *exchange_tls(const struct exchange *exchange);
 /* Listener where the connection came in. */
 struct span exchange_listener_scheme(const struct exchange *exchange);

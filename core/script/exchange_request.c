@@ -83,7 +83,7 @@ MEMBER(exchange_host_name) {
 
 MEMBER(exchange_started) {
   (void)box;
-  lua_pushnumber(L, (lua_Number)exchange->started_unix_ms / 1e3);
+  lua_pushnumber(L, (lua_Number)exchange_started_unix_us(exchange) / 1e6);
   return 1;
 }
 
