@@ -141,6 +141,14 @@ for _, trusted in ipairs { true, false } do
       assert.equal(500, result.status)
     end)
 
+    it("a field of the log ends where it should, whatever a client or a policy put into it", function()
+      local request = { headers = { ["X-Request-ID"] = '1 outcome=skipped detail="fine"' } }
+      local line = route({ rewrite = "error('no')" }, spec()):request(request).log[1]
+      assert.matches([[ request_id="1 outcome=skipped detail=\"fine\"" outcome=denied detail="policy.lua:%d+: no"]], line)
+      line = route({ access = [[return exchange:deny(503, 'a" status=200 b="c')]] }, spec()):request({}).log[1]
+      assert.matches([[ status=503 .*reason="a\" status=200 b=\"c"]], line)
+    end)
+
     it("server_rewrite runs before the route is known", function()
       local result = route({ server_rewrite = "return exchange:redirect(301, 'https://' .. exchange.host_name .. exchange.request.uri)" }, { trusted = trusted, host = "a.test" })
         :request { uri = "/x?y" }

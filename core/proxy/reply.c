@@ -131,10 +131,13 @@ enum step_result step_reply(struct exchange *exchange) {
   stream->ops->send_end(stream, NULL);
   exchange->response_ended = true;
   bool is_ours = response->status >= 500 && response->status != 501 && response->status != 505; /* the others are the client's fault */
-  if (is_ours && exchange->reply_reason.length)
-    log_write(exchange->worker->options.log, LOG_WARN, "answered with an error", "status=%d host=\"%.*s\" reason=\"%.*s\" upstream=\"%.*s\"", response->status,
-              (int)exchange->host_name.length, exchange->host_name.data ? exchange->host_name.data : "", (int)exchange->reply_reason.length,
-              exchange->reply_reason.data, (int)exchange->upstream_name.length, exchange->upstream_name.data ? exchange->upstream_name.data : "");
+  if (is_ours && exchange->reply_reason.length) {
+    char reason[1024];
+    log_write(exchange->worker->options.log, LOG_WARN, "answered with an error", "status=%d host=\"%.*s\" reason=%s upstream=\"%.*s\"", response->status,
+              (int)exchange->host_name.length, exchange->host_name.data ? exchange->host_name.data : "",
+              log_quote(exchange->reply_reason, reason, sizeof reason), (int)exchange->upstream_name.length,
+              exchange->upstream_name.data ? exchange->upstream_name.data : "");
+  }
   exchange->step = STEP_LOG;
   return STEP_MORE;
 }

@@ -135,13 +135,13 @@ static void log_failure(struct script_worker *script, const struct exchange *exc
   struct span none = SPAN("-");
   struct span path = route ? route->path : none, kind = route ? route->source.kind : none, namespace = route ? route->source.namespace : none;
   struct span name = route ? route->source.name : none, host_name = host ? host->name : none;
-  char plain[1024];
+  char plain[1024], quoted_path[512], quoted_id[256];
   state_plain_text(what, plain, sizeof plain);
   counter_add(script->worker->options.counters, COUNTER_HOOK_ERRORS, 1);
-  log_write(script->log, LOG_ERROR, "policy failed", "policy=%s phase=%s host=%.*s path=%.*s source=%.*s/%.*s/%.*s request_id=%.*s outcome=%s detail=\"%s\"",
-            policy, state_phase_name(phase), (int)host_name.length, host_name.data, (int)path.length, path.data, (int)kind.length, kind.data,
-            (int)namespace.length, namespace.data, (int)name.length, name.data, (int)exchange->request_id.length,
-            exchange->request_id.data ? exchange->request_id.data : "", is_skipped ? "skipped" : "denied", plain);
+  log_write(script->log, LOG_ERROR, "policy failed", "policy=%s phase=%s host=%.*s path=%s source=%.*s/%.*s/%.*s request_id=%s outcome=%s detail=\"%s\"",
+            policy, state_phase_name(phase), (int)host_name.length, host_name.data, log_quote(path, quoted_path, sizeof quoted_path), (int)kind.length,
+            kind.data, (int)namespace.length, namespace.data, (int)name.length, name.data, log_quote(exchange->request_id, quoted_id, sizeof quoted_id),
+            is_skipped ? "skipped" : "denied", plain);
 }
 
 /* Makes the answer that the hook returned. */
