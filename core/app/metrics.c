@@ -58,7 +58,7 @@ void metrics_write(struct buffer *out, struct counters *const *counters, unsigne
   put_process(out);
   for (int which = 0; which < COUNTER_COUNT; which++) {
     unsigned long long total = sum(counters, count, (enum counter)which) + series_reached(series, (enum counter)which);
-    if (which == COUNTER_LOG_DROPPED) total += log_writer_dropped(logs);
+    if (which == COUNTER_LOG_DROPPED) total = log_writer_dropped(logs);
     put(out, counter_name((enum counter)which), "counter", counter_help((enum counter)which), total);
   }
   series_write(series, out);

@@ -101,7 +101,7 @@ static bool is_wanted(const struct exchange *exchange, const struct settings *se
 static void put(struct worker *worker, struct span line) {
   struct log *log = worker->options.log;
   if (log->ring) {
-    if (!log_ring_put(log->ring, LOG_ACCESS, line)) counter_add(worker->options.counters, COUNTER_LOG_DROPPED, 1);
+    (void)log_ring_put(log->ring, LOG_ACCESS, line); /* the ring counts what it drops */
   } else if (log->capture) {
     log->capture(log->capture_context, LOG_INFO, line);
   }
