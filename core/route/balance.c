@@ -12,7 +12,7 @@
 #include "base/check.h"
 #include "route/endpoint.h"
 
-struct hash_ring {
+struct rendezvous {
   uint64_t *seeds;    /* of ready endpoints: hash of the name */
   uint64_t *prefixes; /* of all endpoints: the first eight bytes of key_md5, so that finding one touches two lines and not n records */
 };
@@ -23,16 +23,16 @@ enum verdict { VERDICT_NO = 0, VERDICT_YES = 1, VERDICT_TRIAL = 2 /* claimed: ta
 void balance_build(struct upstream *upstream) {
   if (upstream->count == 0) return;
   struct arena *arena = &upstream->unit.arena;
-  struct hash_ring *ring = arena_zalloc(arena, sizeof *ring);
-  ring->seeds = arena_alloc(arena, (upstream->ready + 1) * sizeof *ring->seeds);
-  ring->prefixes = arena_alloc(arena, upstream->count * sizeof *ring->prefixes);
+  struct rendezvous *rendezvous = arena_zalloc(arena, sizeof *rendezvous);
+  rendezvous->seeds = arena_alloc(arena, (upstream->ready + 1) * sizeof *rendezvous->seeds);
+  rendezvous->prefixes = arena_alloc(arena, upstream->count * sizeof *rendezvous->prefixes);
   for (unsigned i = 0; i < upstream->count; i++) {
     const struct endpoint_record *record = upstream->endpoints[i].record;
     /* A fixed seed: replicas must agree. */
-    if (i < upstream->ready) ring->seeds[i] = hash_u64(hash_bytes(record->name, 0x6d6f6f6e67617465u));
-    memcpy(&ring->prefixes[i], record->key_md5, sizeof ring->prefixes[i]);
+    if (i < upstream->ready) rendezvous->seeds[i] = hash_u64(hash_bytes(record->name, 0x6d6f6f6e67617465u));
+    memcpy(&rendezvous->prefixes[i], record->key_md5, sizeof rendezvous->prefixes[i]);
   }
-  upstream->ring = ring;
+  upstream->rendezvous = rendezvous;
 }
 
 static bool was_tried(const struct balance_request *request, const struct endpoint_record *record) {
@@ -147,7 +147,7 @@ static const struct endpoint *hashed(const struct balance_request *request, enum
     bool is_due = false;
     for (unsigned i = 0; i < upstream->ready; i++) {
       const struct endpoint *endpoint = &upstream->endpoints[i];
-      uint64_t own = hash_score(key, upstream->ring->seeds[i]);
+      uint64_t own = hash_score(key, upstream->rendezvous->seeds[i]);
       if (best && own <= highest) continue;
       bool due = may_try && endpoint_is_due(endpoint->record, request->now_ms) && !was_tried(request, endpoint->record);
       if (!due && !is_acceptable(request, endpoint->record, step)) continue;
@@ -223,7 +223,7 @@ const struct endpoint *upstream_find(const struct upstream *upstream, struct spa
   for (unsigned i = 0; i < upstream->count; i++) {
     const struct endpoint *endpoint = &upstream->endpoints[i];
     if (hash == ENDPOINT_KEY_MD5) {
-      if (upstream->ring->prefixes[i] == prefix && memcmp(endpoint->record->key_md5, key.data, length) == 0) return endpoint;
+      if (upstream->rendezvous->prefixes[i] == prefix && memcmp(endpoint->record->key_md5, key.data, length) == 0) return endpoint;
     } else if (memcmp(endpoint->record->key_sha1, key.data, length) == 0) {
       return endpoint;
     }

@@ -48,9 +48,9 @@ struct upstream {
   unsigned slot;
   struct endpoint *endpoints; /* ready ones first, then draining ones */
   unsigned count, ready;
-  struct hash_ring *ring;    /* over the ready ones, see balance.c; NULL when there is none */
-  bool is_missing;           /* the Service does not exist, or has no usable endpoints: 503, not 502 */
-  struct span external_name; /* not empty: the publisher resolves it, then upstream_new_resolved */
+  struct rendezvous *rendezvous; /* what hashing and finding by key look at, see balance.c; NULL when there is no endpoint */
+  bool is_missing;               /* the Service does not exist, or has no usable endpoints: 503, not 502 */
+  struct span external_name;     /* not empty: the publisher resolves it, then upstream_new_resolved */
   uint16_t external_port;
   bool is_outside;           /* it may lead back to us: requests to it are counted */
 };
@@ -93,7 +93,7 @@ enum endpoint_key { ENDPOINT_KEY_MD5 = 0, ENDPOINT_KEY_SHA1 = 1, ENDPOINT_KEY_IN
 const struct endpoint *upstream_find(const struct upstream *upstream, struct span key, enum endpoint_key hash);
 /* Consistent hash over the ready endpoints (few keys move when one comes or goes). */
 const struct endpoint *upstream_hash(const struct upstream *upstream, struct span key);
-/* Builds upstream->ring over the ready endpoints, in the unit's arena (called by upstream_new). */
+/* Builds upstream->rendezvous, in the unit's arena (called by upstream_new). */
 void balance_build(struct upstream *upstream);
 
 #endif

@@ -69,7 +69,7 @@ MEMBER(upstream_find_endpoint) {
   return push_endpoint(L, box, upstream ? upstream_find(upstream, key, kind) : NULL, kind);
 }
 
-/* upstream:hash(text) -> the ready endpoint that the consistent hash ring gives this text, or nil. */
+/* upstream:hash(text) -> the ready endpoint that consistent hashing gives this text, or nil. */
 MEMBER(upstream_hash_endpoint) {
   struct span key;
   key.data = luaL_checklstring(L, 2, &key.length);
