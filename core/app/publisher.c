@@ -565,7 +565,7 @@ void publisher_free(struct publisher *publisher) {
   size_t cursor = 0;
   for (struct hashmap_entry *entry; (entry = hashmap_next(&publisher->externals, &cursor));) external_free(entry->value);
   hashmap_free(&publisher->externals);
-  retire_free_all(publisher->retire, publisher->builder);
+  retire_free_all(publisher->retire);
   snapshot_builder_free(publisher->builder);
   records_free(publisher->records);
   policy_slots_free(publisher->slots);

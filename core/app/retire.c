@@ -126,8 +126,7 @@ uint64_t retire_oldest_ms(const struct retire *retire, uint64_t now_ms) {
   return now_ms - container_of(retire->retired.next, struct unit, retired)->retired_ms;
 }
 
-void retire_free_all(struct retire *retire, struct snapshot_builder *builder) {
-  (void)builder; /* the builder owns no unit */
+void retire_free_all(struct retire *retire) {
   for (struct list *node = retire->roots.next, *next; node != &retire->roots; node = next) {
     next = node->next;
     free_root(retire, container_of(node, struct live_root, node));

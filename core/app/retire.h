@@ -23,7 +23,7 @@ uint64_t retire_oldest_live(const struct retire *retire);
 unsigned retire_live_roots(const struct retire *retire);
 unsigned retire_pending(const struct retire *retire);
 uint64_t retire_oldest_ms(const struct retire *retire, uint64_t now_ms); /* age of the oldest retired unit */
-/* At the end: workers are gone. Frees all roots, retired units, and what the builder still names. */
-void retire_free_all(struct retire *retire, struct snapshot_builder *builder);
+/* At the end: workers are gone. Frees all roots and all units, named or retired. */
+void retire_free_all(struct retire *retire);
 
 #endif

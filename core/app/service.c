@@ -23,7 +23,6 @@ struct service {
   struct service_options options;
   struct listener *listener;
   struct list clients;
-  unsigned client_count;
   bool is_closing;
   char pattern[PATTERN_BYTES];
 };
@@ -138,7 +137,6 @@ static void on_request(void *owner, struct codec_stream *stream) {
 static void on_close(void *owner) {
   struct service_client *client = owner;
   list_remove(&client->node);
-  client->service->client_count--;
   free(client);
 }
 
@@ -151,7 +149,6 @@ static void on_accept(void *context, struct link *link) {
   client->service = service;
   client->link = link;
   list_insert_last(&service->clients, &client->node);
-  service->client_count++;
   struct codec_client_limits limits = {.head_bytes = 65536,
                                        .request_line_bytes = 16384,
                                        .header_fields = 256,
@@ -182,7 +179,6 @@ int service_listen(struct service *service, const struct address *address) {
 
 void *service_context(const struct service *service) { return service->options.context; }
 uint16_t service_port(const struct service *service) { return listener_port(service->listener); }
-unsigned service_client_count(const struct service *service) { return service->client_count; }
 
 void service_shutdown(struct service *service) {
   if (service->listener) listener_close(service->listener);
@@ -248,9 +244,7 @@ void service_send_bytes(struct service_call *call, uint64_t count) {
   call_finish_if_done(call);
 }
 
-void service_upgrade(struct service_call *call, const char *protocol, const char *const *extra,
-                     void (*on_tunnel)(struct service_call *call, struct span data)) {
-  (void)protocol;
+void service_upgrade(struct service_call *call, const char *const *extra, void (*on_tunnel)(struct service_call *call, struct span data)) {
   call->is_answered = call->is_tunnel = true;
   call->on_tunnel = on_tunnel;
   struct response_head *head = arena_zalloc(&call->arena, sizeof *head);

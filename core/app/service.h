@@ -26,7 +26,6 @@ struct service_call {
   bool is_answered, is_tunnel, request_ended;
   void (*on_tunnel)(struct service_call *call, struct span data);
   struct buffer pending; /* tunnel: bytes of an incomplete frame */
-  struct list node;
 };
 
 struct service_options {
@@ -43,7 +42,6 @@ void *service_context(const struct service *service); /* options.context */
 uint16_t service_port(const struct service *service);
 /* Stops accepting, says Connection: close; idle connections close now. */
 void service_shutdown(struct service *service);
-unsigned service_client_count(const struct service *service);
 /* Closes everything, turning the loop until all is closed: its thread must not run it any more. */
 void service_free(struct service *service);
 
@@ -53,7 +51,7 @@ void service_reply_with(struct service_call *call, int status, const char *conte
 /* `count` bytes of a fixed pattern, in constant memory. */
 void service_send_bytes(struct service_call *call, uint64_t count);
 /* Answers 101 with these fields and calls on_tunnel with what comes. */
-void service_upgrade(struct service_call *call, const char *protocol, const char *const *extra, void (*on_tunnel)(struct service_call *call, struct span data));
+void service_upgrade(struct service_call *call, const char *const *extra, void (*on_tunnel)(struct service_call *call, struct span data));
 const struct address *service_peer(const struct service_call *call);
 
 #endif

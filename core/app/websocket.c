@@ -82,5 +82,5 @@ void websocket_echo(struct service_call *call) {
   size_t length = digest(DIGEST_SHA1, seed, hash);
   EVP_EncodeBlock(accept, hash, (int)length);
   const char *const extra[] = {"Upgrade", "websocket", "Sec-WebSocket-Accept", (const char *)accept, NULL};
-  service_upgrade(call, "websocket", extra, on_tunnel);
+  service_upgrade(call, extra, on_tunnel);
 }

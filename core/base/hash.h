@@ -13,7 +13,7 @@ uint64_t hash_process_seed(void);
 uint32_t hash_crc32(struct span bytes);
 uint32_t hash_fnv1a(struct span bytes);
 
-/* xorshift-style generator for balancing and sampling: not for secrets. One per thread. */
+/* A small generator (an additive sequence, hashed) for balancing and sampling: not for secrets. One per thread. */
 struct random {
   uint64_t state;
 };

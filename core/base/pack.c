@@ -237,26 +237,9 @@ int64_t pack_get_integer(struct span map, const char *key, int64_t fallback) {
   return is_whole ? (int64_t)item.number : fallback;
 }
 
-double pack_get_number(struct span map, const char *key, double fallback) {
-  struct pack_item item;
-  if (!find_item(map, key, &item)) return fallback;
-  return item.type == PACK_INTEGER || item.type == PACK_NUMBER ? item.number : fallback;
-}
-
 bool pack_get_boolean(struct span map, const char *key, bool fallback) {
   struct pack_item item;
   return find_item(map, key, &item) && item.type == PACK_BOOLEAN ? item.boolean : fallback;
-}
-
-uint32_t pack_open(struct span map, const char *key, struct pack_reader *reader) {
-  struct span value;
-  struct pack_item item;
-  if (pack_find(map, key, &value)) {
-    pack_reader_init(reader, value);
-    if (pack_next(reader, &item) && (item.type == PACK_ARRAY || item.type == PACK_MAP)) return item.count;
-  }
-  pack_reader_init(reader, (struct span){NULL, 0});
-  return 0;
 }
 
 /* A type byte and `width` big-endian bytes of `value`. */

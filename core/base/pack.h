@@ -39,10 +39,7 @@ bool pack_find(struct span map, const char *key, struct span *value);
 /* Typed finds with a default; a wrong type gives the default. */
 struct span pack_get_string(struct span map, const char *key, struct span fallback);
 int64_t pack_get_integer(struct span map, const char *key, int64_t fallback);
-double pack_get_number(struct span map, const char *key, double fallback);
 bool pack_get_boolean(struct span map, const char *key, bool fallback);
-/* Opens the array or map under `key` for reading its items; returns its count (0 if absent). */
-uint32_t pack_open(struct span map, const char *key, struct pack_reader *reader);
 
 void pack_put_nil(struct buffer *out);
 void pack_put_boolean(struct buffer *out, bool value);

@@ -100,8 +100,7 @@ static bool set_protocols(SSL_CTX *context, struct span list) {
   return true;
 }
 
-static bool fail(struct tls_server *server, const char *what, char *error, size_t error_size) {
-  (void)server;
+static bool fail(const char *what, char *error, size_t error_size) {
   tls_explain(what, error, error_size);
   return false;
 }
@@ -112,12 +111,12 @@ static bool configure(struct tls_server *server, const struct tls_profile *profi
   SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
   SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
   if (profile->prefer_server_ciphers) SSL_CTX_set_options(context, SSL_OP_CIPHER_SERVER_PREFERENCE);
-  if (!set_protocols(context, span_of(profile->protocols))) return fail(server, "protocols", error, error_size);
+  if (!set_protocols(context, span_of(profile->protocols))) return fail("protocols", error, error_size);
   if (profile->ciphers && *profile->ciphers && !SSL_CTX_set_cipher_list(context, profile->ciphers)) {
-    return fail(server, "ciphers", error, error_size);
+    return fail("ciphers", error, error_size);
   }
   bool is_auto = !profile->curves || !*profile->curves || strcmp(profile->curves, "auto") == 0;
-  if (!is_auto && !SSL_CTX_set1_groups_list(context, profile->curves)) return fail(server, "curves", error, error_size);
+  if (!is_auto && !SSL_CTX_set1_groups_list(context, profile->curves)) return fail("curves", error, error_size);
   SSL_CTX_set_timeout(context, (long)profile->session_timeout);
   return true;
 }

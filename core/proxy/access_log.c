@@ -5,10 +5,6 @@
 #include "base/log.h"
 #include "proxy/worker.h"
 
-const char access_log_default_format[] =
-    "$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \"$http_referer\" \"$http_user_agent\" $request_length $request_time "
-    "[$proxy_upstream_name] [$proxy_alternative_upstream_name] $upstream_addr $upstream_response_length $upstream_response_time $upstream_status $req_id";
-
 /* Field of a JSON line, and the variable that it is. */
 struct json_field {
   const char *name;
@@ -119,8 +115,7 @@ void access_log_write(struct exchange *exchange) {
     enum template_escape escape = settings->log_format_escape_json   ? TEMPLATE_ESCAPE_JSON
                                   : settings->log_format_escape_none ? TEMPLATE_ESCAPE_NONE
                                                                      : TEMPLATE_ESCAPE_LOG;
-    const struct text_template *format = settings->log_format ? settings->log_format : worker->default_log_format;
-    template_append(format, exchange_lookup, exchange, &exchange->arena, escape, escape == TEMPLATE_ESCAPE_LOG, line);
+    template_append(settings->log_format, exchange_lookup, exchange, &exchange->arena, escape, escape == TEMPLATE_ESCAPE_LOG, line);
   }
   put(worker, buffer_span(line));
   buffer_consume(line, buffer_length(line));

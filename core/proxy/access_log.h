@@ -4,8 +4,6 @@
 
 #include "proxy/exchange.h"
 
-/* ingress-nginx's line. */
-extern const char access_log_default_format[];
 void access_log_write(struct exchange *exchange);
 
 #endif

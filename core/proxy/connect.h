@@ -14,6 +14,7 @@ bool connect_may_retry(const struct exchange *exchange);
 void connect_opened(struct exchange *exchange, int status);
 /* Notes how the current try ended, gives back its share of the endpoint's load. Nothing happens without a current try. */
 void connect_end_try(struct exchange *exchange, int error);
+/* The last try, whether it runs or is over; NULL before the first. */
 struct try_record *connect_current_try(struct exchange *exchange);
 
 #endif

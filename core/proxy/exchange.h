@@ -98,16 +98,14 @@ struct exchange {
   const struct route_settings *settings; /* of the route, or the worker's defaults; a copy in the arena once detached. NULL before MATCH */
   struct span received_host;             /* Host as received */
   struct span alternative_name;          /* canary's upstream */
-  struct balance_cursor *cursor;
-  unsigned failed_phases; /* a header_filter failed: none runs again */
-  int failure;            /* of the current try: ERROR_* or a libuv code; 0: none */
+  unsigned failed_phases;                /* a header_filter failed: none runs again */
+  int failure;                           /* of the current try: ERROR_* or a libuv code; 0: none */
   bool failed_to_connect, head_arrived, upstream_ended, sent_continue, request_stopped, reply_closes, is_reused_connection, avoid_pool, was_edited, is_logged;
   bool is_running, has_load, is_default, host_is_missing, client_half_closed, upstream_half_closed;
   unsigned stale_tries, balancer_tries; /* repeats on a stale pooled connection; those do not count as tries */
   uint64_t upstream_active_ms, relay_started_ms;
-  uint64_t budgeted;  /* bytes of `body` counted in the process-wide budget */
-  int log_status;     /* status for the log when none was sent: 499 */
-  uint64_t wire_sent; /* bytes sent on the client's stream, kept when it is finished */
+  uint64_t budgeted; /* bytes of `body` counted in the process-wide budget */
+  int log_status;    /* status for the log when none was sent: 499 */
 
   /* per direction */
   bool request_ended, request_sent, response_started, response_ended, is_tunnel, client_left;

@@ -122,8 +122,8 @@ static enum step_result step_match(struct exchange *exchange) {
   exchange->is_default = !exchange->route || exchange->route->is_default_backend;
   if (is_health_check(exchange)) return reply_default(exchange);
   if (exchange->is_default && (!exchange->route || exchange->route->upstream_count == 0)) {
-    if (worker_of(exchange)->has_default_upstream) {
-      exchange->upstream = worker_of(exchange)->default_upstream;
+    if (snapshot_upstream(root_of(exchange), root_of(exchange)->default_upstream)) {
+      exchange->upstream = root_of(exchange)->default_upstream;
       exchange->upstream_name = arena_span(&exchange->arena, root_of(exchange)->settings->default_upstream);
     } else if (!exchange->route) {
       return reply_default(exchange);

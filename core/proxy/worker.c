@@ -11,7 +11,6 @@
 #include "base/error.h"
 #include "http/cookie.h"
 #include "net/digest.h"
-#include "proxy/access_log.h"
 #include "proxy/client.h"
 #include "proxy/detach.h"
 #include "proxy/lease.h"
@@ -38,21 +37,8 @@ static void size_cursors(struct worker *worker, const struct snapshot *root) {
   while (count < root->upstream_count) count *= 2;
   worker->cursors = realloc(worker->cursors, count * sizeof *worker->cursors);
   must(worker->cursors);
-  /* Workers begin at different places, so that few requests do not all go to the first endpoint. */
-  for (unsigned i = worker->cursor_count; i < count; i++) worker->cursors[i].next = (uint32_t)random_next(&worker->random) >> 16;
+  memset(worker->cursors + worker->cursor_count, 0, (count - worker->cursor_count) * sizeof *worker->cursors);
   worker->cursor_count = count;
-}
-
-static void find_default_upstream(struct worker *worker, const struct snapshot *root) {
-  worker->has_default_upstream = false;
-  if (root->settings->default_upstream.length == 0) return;
-  for (uint32_t slot = 0; slot < root->upstream_count; slot++) {
-    const struct upstream *upstream = root->upstreams[slot].upstream;
-    if (!upstream || !span_equal(upstream->name, root->settings->default_upstream)) continue;
-    worker->has_default_upstream = true;
-    worker->default_upstream = (struct upstream_ref){slot, root->upstreams[slot].generation};
-    return;
-  }
 }
 
 void worker_take_root(struct worker *worker) {
@@ -62,7 +48,6 @@ void worker_take_root(struct worker *worker) {
   unsigned count = 0;
   struct unit **leased = lease_collect(worker, root, &count);
   size_cursors(worker, root);
-  find_default_upstream(worker, root);
   worker->root = root;
   counter_add(worker->options.counters, COUNTER_ROOTS_TAKEN, 1);
   pool_sweep(worker->pool);
@@ -219,9 +204,6 @@ int worker_init(struct worker *worker, const struct worker_options *options, cha
   worker->pool = pool_new(worker);
   timer_init(&worker->drain_timer, on_drain_tick);
   route_settings_defaults(&worker->default_settings);
-  char message[256];
-  worker->default_log_format = template_new(span_of(access_log_default_format), TEMPLATE_UNKNOWN_IS_EMPTY, message, sizeof message);
-  must(worker->default_log_format);
   if (gethostname(worker->hostname, sizeof worker->hostname - 1)) worker->hostname[0] = 0;
   worker_update_clock(worker);
   for (unsigned i = 0; i < options->http_count && !code; i++) code = listen_on(worker, &options->http[i], false, error, error_size);
@@ -258,7 +240,6 @@ void worker_free(struct worker *worker) {
     worker->free_exchanges = next;
   }
   arena_cache_free(&worker->blocks);
-  template_free(worker->default_log_format);
   buffer_free(&worker->line);
   free(worker->cursors);
   worker->magic = 0;

@@ -74,10 +74,7 @@ struct worker {
   _Atomic int command; /* enum worker_command, highest given */
   uint32_t exchange_generation;
   uint64_t connection_serial;
-  struct upstream_ref default_upstream; /* of settings->default_upstream in the current root */
-  bool has_default_upstream;
   struct route_settings default_settings; /* for requests without a route */
-  struct text_template *default_log_format;
   struct tls_client *upstream_tls;
   struct buffer line; /* scratch of the access log */
   char hostname[256];

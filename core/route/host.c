@@ -31,7 +31,6 @@ static void free_template(void *template) { template_free(template); }
 static void release(struct unit *unit) {
   must(unit->magic == UNIT_MAGIC && unit->kind == UNIT_HOST);
   struct host *host = (struct host *)unit;
-  router_free(host);
   unit->magic = 0;
   arena_free(&unit->arena);
   free(host);
@@ -265,7 +264,7 @@ static bool read_host(struct making *making, struct span body) {
   return body_is_map(body, error) && body_text(body, "owner", &host->owner, error) && body_flag(body, "redirect", &host->is_redirect, error) &&
          body_flag(body, "tls", &host->has_tls, error) && body_flag(body, "regex", &host->regex_mode, error) &&
          body_text(body, "certificate", &host->certificate, error) && body_text(body, "denied", &host->denied, error) &&
-         read_hooks(making, body, "hooks", &host->hooks, &host->hook_count) && read_routes(making, body) && router_build(host, error.text, error.size) == 0;
+         read_hooks(making, body, "hooks", &host->hooks, &host->hook_count) && read_routes(making, body);
 }
 
 struct host *host_new(struct span name, struct span body, const struct host_resolver *resolver, char *error, size_t error_size) {
@@ -285,7 +284,10 @@ struct host *host_new(struct span name, struct span body, const struct host_reso
   bool is_good = read_host(&making, body);
   hashmap_free(&making.configs);
   hashmap_free(&making.values);
-  if (is_good) return host;
+  if (is_good) {
+    router_build(host);
+    return host;
+  }
   release(&host->unit);
   return NULL;
 }

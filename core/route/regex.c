@@ -121,9 +121,3 @@ bool regex_match(const struct regex *regex, struct span subject, struct regex_ma
   pcre2_general_context_free(memory);
   return found >= 0;
 }
-
-int regex_group(const struct regex *regex, const char *name) {
-  must(regex->magic == REGEX_MAGIC);
-  int number = pcre2_substring_number_from_name(regex->code, (PCRE2_SPTR)name);
-  return number > 0 ? number : -1;
-}

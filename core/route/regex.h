@@ -23,7 +23,5 @@ struct regex *regex_new(struct span pattern, bool ignore_case, char *error, size
 void regex_free(struct regex *regex);
 /* True on a match. *limit: which limit ended it without one, for the caller to count; may be NULL. */
 bool regex_match(const struct regex *regex, struct span subject, struct regex_match *match, enum limit_reached *limit);
-/* Names its groups: index of a named group or -1. */
-int regex_group(const struct regex *regex, const char *name);
 
 #endif

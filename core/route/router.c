@@ -71,9 +71,7 @@ static int compare_regex(const void *a, const void *b) {
   return by_index(left, right);
 }
 
-int router_build(struct host *host, char *error, size_t error_size) {
-  (void)error;
-  (void)error_size;
+void router_build(struct host *host) {
   struct arena *arena = &host->unit.arena;
   struct router *router = arena_zalloc(arena, sizeof *router);
   router->count = host->route_count;
@@ -87,11 +85,7 @@ int router_build(struct host *host, char *error, size_t error_size) {
   qsort(router->entries, router->count, sizeof *router->entries, host->regex_mode ? compare_regex : compare_plain);
   if (!host->regex_mode && router->count > ROUTER_LINEAR) build_table(router, arena);
   host->router = router;
-  return 0;
 }
-
-/* The index lives in the host's arena; here it is only taken off. */
-void router_free(struct host *host) { host->router = NULL; }
 
 /* "/p" and all below "/p/"; "/p/" all below itself. */
 static bool is_below(const struct entry *entry, struct span path) {

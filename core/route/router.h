@@ -18,8 +18,7 @@ struct route_match {
 };
 /* `path`: decoded and normalised. */
 struct route_match router_match(const struct host *host, struct span path);
-/* Builds host->router (called by host_new). */
-int router_build(struct host *host, char *error, size_t error_size);
-void router_free(struct host *host);
+/* Builds host->router, in the unit's arena (called by host_new). */
+void router_build(struct host *host);
 
 #endif

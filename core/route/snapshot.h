@@ -42,7 +42,7 @@ struct snapshot {
   struct upstream_ref default_upstream; /* of settings->default_upstream; slot UPSTREAM_NONE: none */
 };
 
-/* The publisher's way to make roots: starts from the last (NULL: empty), applies changes, freezes. Costs a copy of the pointer tables. */
+/* The publisher's way to make roots: it holds what is there now, takes changes, and freezes a copy of the pointer tables at each build. */
 struct snapshot_builder;
 struct snapshot_builder *snapshot_builder_new(uint64_t hash_seed);
 void snapshot_builder_free(struct snapshot_builder *builder);
@@ -66,7 +66,7 @@ static inline const struct upstream *snapshot_upstream(const struct snapshot *sn
   return slot->generation == ref.generation ? slot->upstream : NULL;
 }
 struct unit *snapshot_certificate(const struct snapshot *snapshot, struct span key);
-/* The refs of a name that is there, else slot UPSTREAM_NONE (builder's thread; settings of the publisher, admin). */
+/* The ref of a name that is there, else slot UPSTREAM_NONE (builder's thread). */
 struct upstream_ref snapshot_upstream_find(const struct snapshot_builder *builder, struct span name);
 /* What is there now; NULL if nothing. */
 struct host *snapshot_host(const struct snapshot_builder *builder, struct span name);

@@ -3,18 +3,13 @@
 #include <lauxlib.h>
 #include <string.h>
 
+#include "proxy/connect.h"
 #include "proxy/worker.h"
 #include "script/exchange_members.h"
 
 static const struct endpoint_box *endpoint_of(const struct object_box *box) { return (const struct endpoint_box *)box; }
 
 #define MEMBER(name) int member_##name(lua_State *L, struct exchange *exchange, struct object_box *box)
-
-static const struct try_record *last_try(const struct exchange *exchange) {
-  if (exchange->try_count == 0) return NULL;
-  unsigned index = exchange->try_count - 1;
-  return &exchange->tries[index < EXCHANGE_TRIES ? index : EXCHANGE_TRIES - 1];
-}
 
 MEMBER(upstream_name) {
   (void)box;
@@ -116,7 +111,7 @@ MEMBER(upstream_alternative) {
 
 MEMBER(upstream_status) {
   (void)box;
-  const struct try_record *record = last_try(exchange);
+  const struct try_record *record = connect_current_try(exchange);
   if (record && record->status) lua_pushinteger(L, record->status);
   else lua_pushnil(L);
   return 1;
@@ -124,17 +119,17 @@ MEMBER(upstream_status) {
 
 MEMBER(upstream_connect_time) {
   (void)box;
-  const struct try_record *record = last_try(exchange);
+  const struct try_record *record = connect_current_try(exchange);
   return member_push_seconds(L, record ? record->connect_us : -1);
 }
 MEMBER(upstream_header_time) {
   (void)box;
-  const struct try_record *record = last_try(exchange);
+  const struct try_record *record = connect_current_try(exchange);
   return member_push_seconds(L, record ? record->header_us : -1);
 }
 MEMBER(upstream_response_time) {
   (void)box;
-  const struct try_record *record = last_try(exchange);
+  const struct try_record *record = connect_current_try(exchange);
   return member_push_seconds(L, record ? record->response_us : -1);
 }
 

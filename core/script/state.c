@@ -356,12 +356,3 @@ int state_load_policy(struct script_state *state, struct span name, const char *
   lua_settop(L, top);
   return index;
 }
-
-bool state_unload_policy(struct script_state *state, struct span name) {
-  int index = state_find_policy(state, name);
-  if (index < 0) return false;
-  policy_clear(state, &state->policies[index]);
-  state->policy_count--;
-  memmove(&state->policies[index], &state->policies[index + 1], (state->policy_count - (unsigned)index) * sizeof *state->policies);
-  return true;
-}

@@ -97,7 +97,6 @@ int state_run_file(struct script_state *state, const char *file, struct span cod
 /* Runs a policy file and keeps its hooks; replaces one of the same name. `code`: source text, or bytecode of our own making for trusted states. Returns its
  * index, or -1 with "file:line: why"; the one that was there stays then. */
 int state_load_policy(struct script_state *state, struct span name, const char *file, struct span code, char *error, size_t error_size);
-bool state_unload_policy(struct script_state *state, struct span name);
 int state_find_policy(const struct script_state *state, struct span name);
 /* Compiles a file's source once for many trusted states. 0, or -1 with a message. */
 int state_compile(const char *file, struct span source, struct buffer *bytecode, char *error, size_t error_size);

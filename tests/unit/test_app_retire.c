@@ -48,7 +48,7 @@ static int begin(void **state) {
 
 static int end(void **state) {
   struct world *world = *state;
-  retire_free_all(world->retire, world->builder);
+  retire_free_all(world->retire);
   snapshot_builder_free(world->builder);
   free(world);
   return 0;
