@@ -27,12 +27,7 @@ struct echo {
 
 static void put_json(struct buffer *out, struct span text) {
   buffer_append(out, SPAN("\""));
-  for (size_t i = 0; i < text.length; i++) {
-    unsigned char c = (unsigned char)text.data[i];
-    if (c == '"' || c == '\\') buffer_printf(out, "\\%c", c);
-    else if (c < 0x20 || c >= 0x7f) buffer_printf(out, "\\u%04x", c);
-    else buffer_append(out, span_make((const char *)&text.data[i], 1));
-  }
+  buffer_append_json(out, text);
   buffer_append(out, SPAN("\""));
 }
 

@@ -57,6 +57,24 @@ void buffer_append(struct buffer *buffer, struct span bytes) {
   buffer->end += bytes.length;
 }
 
+void buffer_append_json(struct buffer *buffer, struct span text) {
+  size_t start = 0, i = 0;
+  while (i < text.length) {
+    unsigned char c = (unsigned char)text.data[i];
+    size_t length = span_utf8(span_skip(text, i));
+    if (length > 0 && c >= 0x20 && c != '"' && c != '\\') {
+      i += length;
+      continue;
+    }
+    buffer_append(buffer, span_make(text.data + start, i - start));
+    if (c == '"' || c == '\\') buffer_printf(buffer, "\\%c", c);
+    else if (length == 0) buffer_append(buffer, SPAN("\\ufffd"));
+    else buffer_printf(buffer, "\\u%04x", c);
+    start = ++i;
+  }
+  buffer_append(buffer, span_skip(text, start));
+}
+
 void buffer_printf(struct buffer *buffer, const char *format, ...) {
   va_list values, again;
   va_start(values, format);

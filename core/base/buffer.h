@@ -16,6 +16,8 @@ void buffer_free(struct buffer *buffer);
 char *buffer_reserve(struct buffer *buffer, size_t size);
 void buffer_added(struct buffer *buffer, size_t size);
 void buffer_append(struct buffer *buffer, struct span bytes);
+/* As the inside of a JSON string: a line that no reader refuses, whatever the bytes are. What is no UTF-8 becomes U+FFFD. */
+void buffer_append_json(struct buffer *buffer, struct span text);
 void buffer_printf(struct buffer *buffer, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Drops `size` bytes at the front; an emptied buffer of more than 16 KiB gives its memory back. */
 void buffer_consume(struct buffer *buffer, size_t size);

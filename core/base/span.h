@@ -34,6 +34,8 @@ size_t span_find(struct span s, char byte);
 struct span span_trim(struct span s);
 /* Takes the next item of a comma list (RFC 9110, 5.6.1) off `*rest`, trimmed; false at the end. Empty items are skipped. */
 bool span_next_item(struct span *rest, char separator, struct span *item);
+/* Bytes of the well-formed UTF-8 character (RFC 3629) at the front of `s`, which is not empty; 0 if there is none. */
+size_t span_utf8(struct span s);
 /* Parses an unsigned decimal that fills the whole span; false if empty, not digits, or more than `max`. */
 bool span_to_u64(struct span s, unsigned long long max, unsigned long long *value);
 /* Bytes of the well-formed UTF-8 character at the front of `s`, which is not empty; or 0. */

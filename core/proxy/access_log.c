@@ -44,20 +44,8 @@ static const struct json_field json_fields[] = {
 };
 
 static void put_json_text(struct buffer *out, struct span text) {
-  static const char digits[] = "0123456789abcdef";
   buffer_append(out, SPAN("\""));
-  for (size_t i = 0; i < text.length; i++) {
-    unsigned char byte = (unsigned char)text.data[i];
-    if (byte >= 0x20 && byte != '"' && byte != '\\' && byte < 0x7f) {
-      buffer_append(out, span_make(text.data + i, 1));
-    } else if (byte == '"' || byte == '\\') {
-      char escaped[2] = {'\\', (char)byte};
-      buffer_append(out, span_make(escaped, 2));
-    } else { /* bytes above 0x7f may be no UTF-8: as if Latin-1, so that the line is always JSON */
-      char escaped[6] = {'\\', 'u', '0', '0', digits[byte >> 4], digits[byte & 15]};
-      buffer_append(out, span_make(escaped, 6));
-    }
-  }
+  buffer_append_json(out, text);
   buffer_append(out, SPAN("\""));
 }
 

@@ -169,36 +169,6 @@ static void append_log(struct buffer *out, struct span value) {
   buffer_append(out, span_skip(value, start));
 }
 
-/* Length of the well-formed UTF-8 sequence (RFC 3629) at the front of `s`; 0 if there is none. */
-static size_t utf8_length(const unsigned char *s, size_t left) {
-  unsigned char c = s[0];
-  size_t length = c < 0x80 ? 1 : c >= 0xc2 && c <= 0xdf ? 2 : (c & 0xf0) == 0xe0 ? 3 : c >= 0xf0 && c <= 0xf4 ? 4 : 0;
-  if (length == 0 || length > left) return 0;
-  for (size_t i = 1; i < length; i++)
-    if ((s[i] & 0xc0) != 0x80) return 0;
-  if ((c == 0xe0 && s[1] < 0xa0) || (c == 0xed && s[1] > 0x9f) || (c == 0xf0 && s[1] < 0x90) || (c == 0xf4 && s[1] > 0x8f)) return 0;
-  return length;
-}
-
-static void append_json(struct buffer *out, struct span value) {
-  const unsigned char *bytes = (const unsigned char *)value.data;
-  size_t start = 0, i = 0;
-  while (i < value.length) {
-    unsigned char c = bytes[i];
-    size_t length = utf8_length(bytes + i, value.length - i);
-    if (length > 0 && c >= 0x20 && c != '"' && c != '\\') {
-      i += length;
-      continue;
-    }
-    buffer_append(out, span_make(value.data + start, i - start));
-    if (c == '"' || c == '\\') buffer_printf(out, "\\%c", c);
-    else if (length == 0) buffer_append(out, SPAN("\\ufffd")); /* a line that no reader refuses, though the bytes are no text */
-    else buffer_printf(out, "\\u%04x", c);
-    start = ++i;
-  }
-  buffer_append(out, span_skip(value, start));
-}
-
 void template_append(const struct text_template *template, template_lookup lookup, void *context, struct arena *arena, enum template_escape escape,
                      bool dash_for_empty, struct buffer *out) {
   for (unsigned i = 0; i < template->count; i++) {
@@ -215,7 +185,7 @@ void template_append(const struct text_template *template, template_lookup looku
     } else if (escape == TEMPLATE_ESCAPE_LOG) {
       append_log(out, value);
     } else if (escape == TEMPLATE_ESCAPE_JSON) {
-      append_json(out, value);
+      buffer_append_json(out, value);
     } else {
       buffer_append(out, value);
     }

@@ -70,7 +70,23 @@ static void gives_memory_back(void **state) {
   buffer_free(&buffer);
 }
 
+static void escapes_for_json(void **state) {
+  (void)state;
+  struct buffer buffer = {0};
+  buffer_append_json(&buffer, SPAN(""));
+  assert_int_equal(buffer_length(&buffer), 0);
+  buffer_append_json(&buffer, SPAN("a\"b\\c\x01\n\x7f caf\xc3\xa9 \xf0\x9f\x98\x80 \xc3"));
+  buffer_append_json(&buffer, SPAN("\xa9"));         /* no character is put together of two texts */
+  buffer_append_json(&buffer, SPAN("\xed\xa0\x80")); /* half of a surrogate pair */
+  buffer_append_json(&buffer, SPAN("\xc0\xaf"));     /* longer than need be */
+  buffer_append(&buffer, span_make("", 1));
+  assert_string_equal(buffer_span(&buffer).data,
+                      "a\\\"b\\\\c\\u0001\\u000a\x7f caf\xc3\xa9 \xf0\x9f\x98\x80 \\ufffd\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd");
+  buffer_free(&buffer);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(behaves_as_a_queue), cmocka_unit_test(prints), cmocka_unit_test(gives_memory_back)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(behaves_as_a_queue), cmocka_unit_test(prints), cmocka_unit_test(gives_memory_back),
+                                     cmocka_unit_test(escapes_for_json)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

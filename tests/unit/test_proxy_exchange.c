@@ -182,6 +182,27 @@ static void test_own_answers(void **state) {
   assert_true(peer_has(client, "Location: http://empty.test:8080/p/?a=1\r\n"));
 }
 
+static void test_json_line(void **state) {
+  (void)state;
+  struct buffer body = {0};
+  char error[200];
+  pack_put_map(&body, 1);
+  pack_put_string(&body, SPAN("access_log_json"));
+  pack_put_boolean(&body, true);
+  put_settings(settings_new(buffer_span(&body), error, sizeof error));
+  buffer_free(&body);
+  publish();
+  struct peer *client = client_connect();
+  peer_send(client, "GET / HTTP/1.1\r\nHost: foo.test\r\nUser-Agent: caf\xc3\xa9 \xff\"\r\n\r\n");
+  peer_await(server_await(0), "\r\n\r\n");
+  peer_send(world.servers[0], OK);
+  peer_await(client, "\r\n\r\nok");
+  assert_at_rest();
+  assert_true(log_has("\"method\":\"GET\",\"scheme\":\"http\",\"host\":\"foo.test\",\"uri\":\"/\""));
+  assert_true(log_has("\"status\":200,"));
+  assert_true(log_has("\"user_agent\":\"caf\xc3\xa9 \\ufffd\\\"\","));
+}
+
 static void test_refused_everywhere(void **state) {
   (void)state;
   world.refuses[0] = world.refuses[1] = true;
@@ -546,6 +567,7 @@ int main(void) {
       TEST(test_body_limit),
       TEST(test_body_budget),
       TEST(test_own_answers),
+      TEST(test_json_line),
       TEST(test_refused_everywhere),
       TEST(test_retry_avoids_the_tried),
       TEST(test_stale_connection_is_replaced),
