@@ -149,6 +149,29 @@ struct span headers_get(const struct headers *headers, enum header_id id) {
   return header ? header->value : (struct span){NULL, 0};
 }
 
+struct span headers_join(const struct headers *headers, struct span name, struct arena *arena) {
+  const struct header *first = headers_next_name(headers, name, NULL), *only = first;
+  size_t total = 0;
+  for (const struct header *header = first; header; header = headers_next_name(headers, name, header)) {
+    if (header->value.length == 0) continue;
+    if (total == 0) only = header;
+    total += header->value.length + 2;
+  }
+  if (!first) return (struct span){NULL, 0};
+  if (total <= only->value.length + 2) return only->value;
+  char *out = arena_alloc(arena, total), *at = out;
+  for (const struct header *header = only; header; header = headers_next_name(headers, name, header)) {
+    if (header->value.length == 0) continue;
+    if (at > out) {
+      memcpy(at, ", ", 2);
+      at += 2;
+    }
+    memcpy(at, header->value.data, header->value.length);
+    at += header->value.length;
+  }
+  return span_make(out, (size_t)(at - out));
+}
+
 void headers_set(struct headers *headers, enum header_id id, struct span name, struct span value) {
   bool is_set = false;
   for (unsigned i = 0; i < headers->count; i++) {

@@ -93,6 +93,8 @@ struct header *headers_find_name(const struct headers *headers, struct span name
 struct span headers_get(const struct headers *headers, enum header_id id); /* empty if absent: data NULL */
 /* Next field of that name after `previous` (NULL: first). */
 struct header *headers_next_name(const struct headers *headers, struct span name, const struct header *previous);
+/* All fields of that name as one list (RFC 9110, 5.3), empty ones left out: the value itself if it is one, else made in the arena. data NULL if absent. */
+struct span headers_join(const struct headers *headers, struct span name, struct arena *arena);
 /* Replaces all fields of that name by one, in the first one's place, or adds it. */
 void headers_set(struct headers *headers, enum header_id id, struct span name, struct span value);
 /* How many were removed. */

@@ -37,23 +37,13 @@ bool request_head_real_address(struct span list, const struct ip_set *trusted, s
   return found;
 }
 
-/* All fields of that name as one list. */
-static struct span joined(const struct headers *headers, struct span name, struct arena *arena) {
-  struct header *first = headers_next_name(headers, name, NULL), *next;
-  if (!first) return (struct span){NULL, 0};
-  struct span list = first->value;
-  for (next = headers_next_name(headers, name, first); next; next = headers_next_name(headers, name, next))
-    list = arena_printf(arena, "%.*s, %.*s", (int)list.length, list.data, (int)next->value.length, next->value.data);
-  return list;
-}
-
 static struct span first_item(struct span list) {
   struct span item;
   return span_next_item(&list, ',', &item) ? item : (struct span){NULL, 0};
 }
 
 static void real_address(struct exchange *exchange, const struct settings *settings) {
-  struct span list = joined(&exchange->request->headers, settings->forwarded_for_header, &exchange->arena);
+  struct span list = headers_join(&exchange->request->headers, settings->forwarded_for_header, &exchange->arena);
   struct address address;
   if (list.length == 0 || !request_head_real_address(list, settings->trusted, &address)) return;
   exchange->client_address = address;

@@ -53,12 +53,7 @@ static struct span forwarded_for(struct exchange *exchange, const struct setting
   struct span ip = span_of(exchange->client_ip);
   if (!settings->use_forwarded_headers || !settings->compute_full_forwarded_for) return ip;
   struct arena *arena = &exchange->arena;
-  struct span list = {NULL, 0}, name = settings->forwarded_for_header;
-  const struct headers *headers = &exchange->request->headers;
-  for (struct header *header = headers_next_name(headers, name, NULL); header; header = headers_next_name(headers, name, header)) {
-    if (header->value.length == 0) continue;
-    list = list.length ? arena_printf(arena, "%.*s, %.*s", (int)list.length, list.data, (int)header->value.length, header->value.data) : header->value;
-  }
+  struct span list = headers_join(&exchange->request->headers, settings->forwarded_for_header, arena);
   struct span peer = exchange->client ? span_of(exchange->client->peer_ip) : ip;
   return list.length ? arena_printf(arena, "%.*s, %.*s", (int)list.length, list.data, (int)peer.length, peer.data) : peer;
 }

@@ -27,16 +27,6 @@ static struct span seconds(struct arena *arena, uint64_t milliseconds) {
   return arena_printf(arena, "%llu.%03llu", (unsigned long long)milliseconds / 1000, (unsigned long long)milliseconds % 1000);
 }
 
-static struct span header_list(const struct headers *headers, struct span name, struct arena *arena) {
-  if (!headers->items) return none;
-  struct header *header = headers_next_name(headers, name, NULL);
-  if (!header) return none;
-  struct span list = header->value;
-  while ((header = headers_next_name(headers, name, header)))
-    list = arena_printf(arena, "%.*s, %.*s", (int)list.length, list.data, (int)header->value.length, header->value.data);
-  return list;
-}
-
 /* The user of an Authorization field of the Basic scheme (RFC 7617), as nginx reads it for its log, checked or not. */
 static struct span basic_user(const struct exchange *exchange, struct arena *arena) {
   struct span value = exchange->request ? headers_get(&exchange->request->headers, HEADER_AUTHORIZATION) : none;
@@ -52,11 +42,11 @@ static struct span basic_user(const struct exchange *exchange, struct arena *are
 
 /* "$http_x_name" came as "x-name"; a field may also really have been written with "_". */
 static struct span request_field(const struct exchange *exchange, struct span name, struct arena *arena) {
-  return exchange->request ? header_list(&exchange->request->headers, name, arena) : none;
+  return exchange->request ? headers_join(&exchange->request->headers, name, arena) : none;
 }
 
 static struct span response_field(const struct exchange *exchange, struct span name, struct arena *arena) {
-  return exchange->response ? header_list(&exchange->response->headers, name, arena) : none;
+  return exchange->response ? headers_join(&exchange->response->headers, name, arena) : none;
 }
 
 enum try_value { TRY_ADDRESS, TRY_STATUS, TRY_RESPONSE_TIME, TRY_CONNECT_TIME, TRY_HEADER_TIME, TRY_LENGTH };

@@ -62,6 +62,26 @@ static void test_list(void **state) {
   arena_free(&arena);
 }
 
+static void test_join(void **state) {
+  (void)state;
+  struct arena arena;
+  struct headers headers;
+  arena_init(&arena, NULL, 0);
+  headers_init(&headers, &arena);
+  assert_null(headers_join(&headers, SPAN("x-list"), &arena).data);
+  headers_add(&headers, HEADER_OTHER, SPAN("X-List"), SPAN(""));
+  assert_non_null(headers_join(&headers, SPAN("x-list"), &arena).data);
+  assert_span(headers_join(&headers, SPAN("x-list"), &arena), "");
+  headers_add(&headers, HEADER_OTHER, SPAN("x-list"), SPAN("a"));
+  headers_add(&headers, HEADER_OTHER, SPAN("X-Other"), SPAN("z"));
+  assert_span(headers_join(&headers, SPAN("x-list"), &arena), "a");
+  headers_add(&headers, HEADER_OTHER, SPAN("X-LIST"), SPAN("b, c"));
+  headers_add(&headers, HEADER_OTHER, SPAN("X-List"), SPAN(""));
+  headers_add(&headers, HEADER_OTHER, SPAN("X-List"), SPAN("d"));
+  assert_span(headers_join(&headers, SPAN("X-List"), &arena), "a, b, c, d");
+  arena_free(&arena);
+}
+
 static void test_validity(void **state) {
   (void)state;
   assert_true(header_name_is_valid(SPAN("X-a.b_c!")));
@@ -202,8 +222,15 @@ static void test_messages(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_ids),      cmocka_unit_test(test_ids_everywhere), cmocka_unit_test(test_list),
-                                     cmocka_unit_test(test_validity), cmocka_unit_test(test_mark),           cmocka_unit_test(test_validity_everywhere),
-                                     cmocka_unit_test(test_cookies),  cmocka_unit_test(test_dates),          cmocka_unit_test(test_messages)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_ids),
+                                     cmocka_unit_test(test_ids_everywhere),
+                                     cmocka_unit_test(test_list),
+                                     cmocka_unit_test(test_join),
+                                     cmocka_unit_test(test_validity),
+                                     cmocka_unit_test(test_mark),
+                                     cmocka_unit_test(test_validity_everywhere),
+                                     cmocka_unit_test(test_cookies),
+                                     cmocka_unit_test(test_dates),
+                                     cmocka_unit_test(test_messages)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
