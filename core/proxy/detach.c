@@ -42,8 +42,7 @@ void detach_exchange(struct exchange *exchange) {
   if (exchange->settings != &worker->default_settings) {
     struct route_settings *copy = arena_alloc(&exchange->arena, sizeof *copy);
     *copy = *exchange->settings;
-    struct span nothing = {NULL, 0};
-    copy->http_version = copy->protocol = copy->upstream_host = copy->hash_by = copy->fallback_upstream = copy->satisfy = copy->tracing_name = nothing;
+    route_settings_drop_texts(copy);
     exchange->settings = copy;
   }
   keep(exchange, &exchange->facts.namespace);

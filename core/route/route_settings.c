@@ -82,6 +82,11 @@ void route_settings_defaults(struct route_settings *settings) {
 #undef X
 }
 
+void route_settings_drop_texts(struct route_settings *settings) {
+  for (size_t i = 0; i < COUNT; i++)
+    if (infos[i].type == ROUTE_SETTING_TEXT) *(struct span *)((char *)settings + offsets[i]) = (struct span){NULL, 0};
+}
+
 static const struct word *find_word(const struct word *words, struct span text) {
   for (; words->text; words++)
     if (span_equal(text, span_of(words->text))) return words;

@@ -92,6 +92,8 @@ struct route_setting_info {
 const struct route_setting_info *route_setting_find(struct span name);
 const struct route_setting_info *route_setting_list(unsigned *count);
 void route_settings_defaults(struct route_settings *settings);
+/* Empties the texts, which point into what the settings were read from: for a copy that outlives it. */
+void route_settings_drop_texts(struct route_settings *settings);
 /* Applies the packed map name -> value on top; spans point into `map`. 0, or ERROR_INVALID with a message naming the setting. */
 int route_settings_apply(struct route_settings *settings, struct span map, char *error, size_t error_size);
 
