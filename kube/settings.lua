@@ -11,18 +11,20 @@ function read.flag(text)
   return nil, "is not true or false"
 end
 
+local EXACT = 2 ^ 52 -- what is whole on its way through a Lua number
+
 local UNITS = { ms = 1, s = 1000, m = 60000, h = 3600000, d = 86400000, w = 604800000 }
 
 --- A number of seconds, or nginx's and Go's spellings ("10m", "1h30m", "500ms"); in milliseconds.
 function read.time(text)
-  if text:find("^%d+$") then return tonumber(text) * 1000 end
-  local total, rest = 0, text
+  local total, rest = 0, text:find("^%d+$") and text .. "s" or text
   while rest ~= "" do
     local number, unit, after = rest:match("^(%d+)([a-z]+)(.*)$")
     if not number or not UNITS[unit] then return nil, "is not a time, such as 60, 10m or 500ms" end
     total, rest = total + tonumber(number) * UNITS[unit], after
   end
   if text == "" then return nil, "is empty" end
+  if total > EXACT then return nil, "is too long" end
   return total
 end
 
@@ -36,7 +38,9 @@ local SIZES = { [""] = 1, b = 1, k = 1024, m = 1048576, g = 1073741824 }
 function read.size(text)
   local number, unit = text:match("^(%d+)([bkmgBKMG]?)$")
   if not number then return nil, "is not a size, such as 8k or 1m" end
-  return tonumber(number) * SIZES[unit:lower()]
+  local bytes = tonumber(number) * SIZES[unit:lower()]
+  if bytes > EXACT then return nil, "is too large" end
+  return bytes
 end
 
 function read.text(text) return text end
@@ -71,6 +75,7 @@ end
 -- Key -> { field, reader }. The fields and their defaults are in core/route/settings.h; a key that is absent or bad is left out, so that the
 -- default stands there once.
 local KEYS = {
+  ["client-header-buffer-size"] = { "client_header_buffer_bytes", read.size },
   ["client-header-timeout"] = { "client_header_timeout_ms", read.time },
   ["client-body-timeout"] = { "client_body_timeout_ms", read.time },
   ["keep-alive"] = { "keep_alive_ms", read.time },
@@ -101,8 +106,8 @@ local KEYS = {
   ["log-format-escape-none"] = { "log_format_escape_none", read.flag },
   ["skip-access-log-urls"] = { "skip_access_log_urls", read.text },
   ["ssl-protocols"] = { "ssl_protocols", words_of { ["TLSv1.2"] = true, ["TLSv1.3"] = true } },
-  ["ssl-ciphers"] = { "ssl_ciphers", read.text },
-  ["ssl-ecdh-curve"] = { "ssl_ecdh_curve", read.text },
+  ["ssl-ciphers"] = { "ssl_ciphers", read.text, value = "tls_ciphers" },
+  ["ssl-ecdh-curve"] = { "ssl_ecdh_curve", read.text, value = "tls_curves" },
   ["ssl-session-tickets"] = { "ssl_session_tickets", read.flag },
   ["ssl-session-timeout"] = { "ssl_session_timeout_ms", read.time },
   ["ssl-reject-handshake"] = { "ssl_reject_handshake", read.flag },
@@ -110,53 +115,69 @@ local KEYS = {
   ["worker-shutdown-timeout"] = { "worker_shutdown_timeout_ms", read.time },
 }
 
--- Keys that this side reads itself.
+local function risk_level(text)
+  if ({ low = true, medium = true, high = true, critical = true })[text:lower()] then return text end
+  return nil, "is not one of Low, Medium, High, Critical"
+end
+
+-- Keys that this side reads itself; the last two are read where annotations are.
 local OWN = {
   ["access-log-format"] = one_of("json", "text", "nginx"),
   ["large-client-header-buffers"] = function(text)
     local count, size = text:match("^(%d+)%s+(%S+)$")
     local bytes = size and read.size(size)
-    if not bytes then return nil, "is not a count and a size, such as 4 8k" end
+    if not bytes or tonumber(count) * bytes > EXACT then return nil, "is not a count and a size, such as 4 8k" end
     return { tonumber(count) * bytes, bytes }
   end,
   ["proxy-set-headers"] = read.text, ["add-headers"] = read.text,
   ["service-upstream"] = read.flag, ["strict-validate-path-type"] = read.flag,
+  ["allow-cross-namespace-resources"] = read.flag, ["annotations-risk-level"] = risk_level,
+}
+
+-- Decided when the process starts, before there is a ConfigMap.
+local AT_START = {
+  ["worker-processes"] = "has no effect: the number of workers is decided at start, by --workers",
+  ["bind-address"] = "has no effect: listeners are opened at start, on --bind-address",
 }
 
 local KNOWN = {}
 for key in ([[
-  allow-cross-namespace-resources allow-snippet-annotations annotations-risk-level annotation-value-word-blocklist access-log-params access-log-path
-  http-access-log-path stream-access-log-path enable-auth-access-log error-log-path enable-modsecurity modsecurity-snippet
-  enable-owasp-modsecurity-crs client-header-buffer-size client-body-buffer-size disable-http-access-log disable-stream-access-log disable-ipv6
+  annotation-value-word-blocklist access-log-params access-log-path
+  http-access-log-path stream-access-log-path enable-auth-access-log error-log-path enable-modsecurity
+  enable-owasp-modsecurity-crs client-body-buffer-size disable-http-access-log disable-stream-access-log disable-ipv6
   disable-ipv6-dns enable-ocsp retry-non-idempotent http2-max-concurrent-streams use-http2 hsts hsts-include-subdomains hsts-max-age hsts-preload
-  log-format-stream enable-multi-accept max-worker-open-files nginx-status-ipv4-whitelist nginx-status-ipv6-whitelist reuse-port ssl-dh-param
-  ssl-early-data ssl-session-cache ssl-session-cache-size ssl-session-ticket-key ssl-buffer-size enable-aio-write use-gzip gzip-level gzip-min-length
-  gzip-types gzip-disable enable-brotli brotli-level brotli-min-length brotli-types use-geoip2 geoip2-autoreload-in-minutes worker-processes
-  worker-cpu-affinity enable-serial-reloads load-balance limit-conn-zone-variable limit-req-status-code limit-conn-status-code limit-rate
+  log-format-stream nginx-status-ipv4-whitelist nginx-status-ipv6-whitelist ssl-dh-param
+  ssl-early-data ssl-session-cache ssl-session-cache-size ssl-session-ticket-key ssl-buffer-size use-gzip gzip-level gzip-min-length
+  gzip-types gzip-disable enable-brotli brotli-level brotli-min-length brotli-types use-geoip2 geoip2-autoreload-in-minutes
+  load-balance limit-conn-zone-variable limit-req-status-code limit-conn-status-code limit-rate
   limit-rate-after proxy-stream-timeout proxy-stream-next-upstream proxy-stream-next-upstream-timeout proxy-stream-next-upstream-tries
-  proxy-stream-responses bind-address forwarded-host-header forwarded-for-proxy-protocol-header enable-opentelemetry opentelemetry-trust-incoming-span
+  proxy-stream-responses forwarded-host-header forwarded-for-proxy-protocol-header enable-opentelemetry opentelemetry-trust-incoming-span
   opentelemetry-operation-name opentelemetry-config otlp-collector-host otlp-collector-port otel-service-name otel-sampler otel-sampler-parent-based
-  otel-sampler-ratio otel-max-queuesize otel-schedule-delay-millis otel-max-export-batch-size main-snippet http-snippet server-snippet
-  location-snippet stream-snippet custom-http-errors disable-proxy-intercept-errors proxy-body-size proxy-connect-timeout proxy-read-timeout
-  proxy-send-timeout proxy-buffers-number proxy-buffer-size proxy-busy-buffers-size proxy-buffering proxy-max-temp-file-size proxy-request-buffering
+  otel-sampler-ratio otel-max-queuesize otel-schedule-delay-millis otel-max-export-batch-size custom-http-errors disable-proxy-intercept-errors proxy-body-size proxy-connect-timeout proxy-read-timeout
+  proxy-send-timeout proxy-buffer-size proxy-buffering proxy-request-buffering
   proxy-http-version proxy-cookie-path proxy-cookie-domain proxy-next-upstream proxy-next-upstream-timeout proxy-next-upstream-tries
   proxy-redirect-from proxy-redirect-to ssl-redirect force-ssl-redirect preserve-trailing-slash use-port-in-redirects relative-redirects
   http-redirect-code no-tls-redirect-locations no-auth-locations denylist-source-range whitelist-source-range block-cidrs block-user-agents
   block-referers enable-syslog syslog-host syslog-port global-allowed-response-headers global-auth-url global-auth-method global-auth-signin
-  global-auth-signin-redirect-param global-auth-response-headers global-auth-request-redirect global-auth-snippet global-auth-cache-key
-  global-auth-cache-duration global-auth-always-set-cookie proxy-ssl-location-only default-type debug-connections grpc-buffer-size-kb
-  jaeger-collector-host jaeger-collector-port jaeger-service-name jaeger-sampler-type jaeger-sampler-param use-geoip
-  zipkin-collector-host datadog-collector-host
+  global-auth-signin-redirect-param global-auth-response-headers global-auth-request-redirect global-auth-cache-key
+  global-auth-cache-duration global-auth-always-set-cookie proxy-ssl-location-only default-type debug-connections
 ]]):gmatch("%S+") do KNOWN[key] = "later" end
 for key in ([[
   http2-max-field-size http2-max-header-size http2-max-requests map-hash-bucket-size server-name-hash-max-size server-name-hash-bucket-size
   proxy-headers-hash-max-size proxy-headers-hash-bucket-size variables-hash-bucket-size variables-hash-max-size lua-shared-dicts
+  enable-serial-reloads enable-multi-accept max-worker-open-files worker-cpu-affinity reuse-port enable-aio-write
+  proxy-buffers-number proxy-busy-buffers-size proxy-max-temp-file-size grpc-buffer-size-kb
+  use-geoip jaeger-collector-host jaeger-collector-port jaeger-service-name jaeger-sampler-type jaeger-sampler-param zipkin-collector-host
+  datadog-collector-host
 ]]):gmatch("%S+") do KNOWN[key] = "nothing" end
+for key in ([[
+  allow-snippet-annotations main-snippet http-snippet server-snippet location-snippet stream-snippet global-auth-snippet modsecurity-snippet
+]]):gmatch("%S+") do KNOWN[key] = "nginx" end
 
 --- Reads the ConfigMap.
 ---@param data table<string, string> its data
 ---@param declared table<string, any> keys that policies declare: theirs to read
----@param check_value (fun(kind: string, source: string): any, string|nil)|nil moongate.core's `value`
+---@param check_value (fun(kind: string, source: string): any, string|nil)|nil what C says of a value of that kind
 ---@return table fields for the seam
 ---@return table own values of the keys that this side reads
 ---@return Finding[] findings
@@ -182,6 +203,10 @@ function settings.read(data, declared, check_value)
       own[key], problem = own_reader(text)
     elseif declared[key] then
       problem = nil
+    elseif AT_START[key] then
+      if text ~= "auto" then note("warn", key, "%s: %s", key, AT_START[key]) end
+    elseif KNOWN[key] == "nginx" then
+      note("info", key, "is about nginx configuration text, and there is no nginx here; write a policy instead")
     elseif KNOWN[key] == "later" then
       note("info", key, "is not supported yet")
     elseif KNOWN[key] == "nothing" then

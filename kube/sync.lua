@@ -331,13 +331,21 @@ local function same(a, b)
   return true
 end
 
+--- What C says of a setting's value.
+local function check_value(kind, text)
+  if kind ~= "tls_ciphers" and kind ~= "tls_curves" then return core.value(kind, text) end
+  local ok, why = core.tls_check(kind == "tls_ciphers" and text or nil, kind == "tls_curves" and text or nil)
+  if not ok then why = "is not taken by OpenSSL (" .. why .. ")" end
+  return ok, why
+end
+
 function sync:build_settings()
   self.dirty.settings = nil
   self.setting_maps = {}
   local id = self.flags.configmap
   local map = id and id ~= "" and self:object("ConfigMap", id)
   local raw = map and map.data or {}
-  local fields, own, list = settings.read(raw, self.policies.set.declared_settings, core.value)
+  local fields, own, list = settings.read(raw, self.policies.set.declared_settings, check_value)
   local before = self.own
   self.own = own
   if id and id ~= "" and not map then list[#list + 1] = { level = "warn", text = ("--configmap: ConfigMap %s does not exist"):format(id) } end

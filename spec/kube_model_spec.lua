@@ -252,6 +252,27 @@ describe("settings", function()
 warn large-client-header-buffers large-client-header-buffers: "8k" is not a count and a size, such as 4 8k; the default is used
 warn use-proxy-protocol use-proxy-protocol: "maybe" is not true or false; the default is used]], text)
   end)
+  it("have bounds", function()
+    local fields, text = read { ["keep-alive"] = "9999999999999999", ["client-header-buffer-size"] = "99999999999g",
+      ["large-client-header-buffers"] = "999999999999999 9g" }
+    assert.same({}, fields)
+    assert.equal([[warn client-header-buffer-size client-header-buffer-size: "99999999999g" is too large; the default is used
+warn keep-alive keep-alive: "9999999999999999" is too long; the default is used
+warn large-client-header-buffers large-client-header-buffers: "999999999999999 9g" is not a count and a size, such as 4 8k; the default is used]], text)
+  end)
+  it("that are decided at start say so, and those that no proxy without nginx can follow", function()
+    assert.equal([[info main-snippet is about nginx configuration text, and there is no nginx here; write a policy instead
+warn bind-address bind-address: has no effect: listeners are opened at start, on --bind-address
+warn worker-processes worker-processes: has no effect: the number of workers is decided at start, by --workers]],
+      select(2, read { ["worker-processes"] = "4", ["bind-address"] = "10.0.0.1", ["main-snippet"] = "env A;" }))
+    assert.equal("", select(2, read { ["worker-processes"] = "auto" }))
+  end)
+  it("that are read where annotations are are checked here", function()
+    assert.equal([[warn allow-cross-namespace-resources allow-cross-namespace-resources: "yes" is not true or false; the default is used
+warn annotations-risk-level annotations-risk-level: "none" is not one of Low, Medium, High, Critical; the default is used]],
+      select(2, read { ["allow-cross-namespace-resources"] = "yes", ["annotations-risk-level"] = "none" }))
+    assert.equal("", select(2, read { ["allow-cross-namespace-resources"] = "true", ["annotations-risk-level"] = "Critical" }))
+  end)
   it("are told apart: of policies, not yet supported, without meaning, unknown", function()
     assert.equal([[info server-name-hash-max-size has no meaning here
 info use-gzip is not supported yet

@@ -1,9 +1,7 @@
 /* TLS source: see tls_source.h. The SSL_CTX is rebuilt when a setting of the profile changed, never for a certificate or a host. */
 #include "app/tls_source.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "app/publisher.h"
 #include "base/check.h"
@@ -17,7 +15,8 @@ struct tls_source {
   struct tls_server *server;
   uint32_t settings_id;   /* of the settings unit that was looked at last ... */
   uint64_t settings_born; /* ... ids are reused */
-  char profile[1024];     /* what the server was made of */
+  struct arena arena;     /* holds the profile */
+  struct span profile;    /* what the server was made of */
 };
 
 struct tls_source *tls_source_new(struct worker *worker, struct tls_tickets *tickets, struct certificate *fallback, struct log *log) {
@@ -27,12 +26,14 @@ struct tls_source *tls_source_new(struct worker *worker, struct tls_tickets *tic
   source->tickets = tickets;
   source->fallback = fallback;
   source->log = log;
+  arena_init(&source->arena, NULL, 1024);
   return source;
 }
 
 void tls_source_free(struct tls_source *source) {
   if (!source) return;
   if (source->server) tls_server_free(source->server);
+  arena_free(&source->arena);
   free(source);
 }
 
@@ -58,28 +59,34 @@ struct tls_server *tls_source_server(void *context, struct worker *worker) {
   if (source->server && source->settings_id == settings->unit.id && source->settings_born == settings->unit.born_at) return source->server;
   source->settings_id = settings->unit.id;
   source->settings_born = settings->unit.born_at;
-  char profile[sizeof source->profile], protocols[128], ciphers[512], curves[128];
-  snprintf(protocols, sizeof protocols, "%.*s", (int)settings->ssl_protocols.length, settings->ssl_protocols.data);
-  snprintf(ciphers, sizeof ciphers, "%.*s", (int)settings->ssl_ciphers.length, settings->ssl_ciphers.data);
-  snprintf(curves, sizeof curves, "%.*s", (int)settings->ssl_ecdh_curve.length, settings->ssl_ecdh_curve.data);
-  snprintf(profile, sizeof profile, "%s|%s|%s|%d|%lld|%d", protocols, ciphers, curves, settings->ssl_session_tickets,
-           (long long)settings->ssl_session_timeout_ms, settings->ssl_reject_handshake);
-  if (source->server && strcmp(profile, source->profile) == 0) return source->server;
+  struct arena arena;
+  arena_init(&arena, NULL, 1024);
+  const char *protocols = arena_span(&arena, settings->ssl_protocols).data;
+  const char *ciphers = arena_span(&arena, settings->ssl_ciphers).data;
+  const char *curves = arena_span(&arena, settings->ssl_ecdh_curve).data;
+  struct span profile =
+      arena_printf(&arena, "%s|%s|%s|%d|%lld", protocols, ciphers, curves, settings->ssl_session_tickets, (long long)settings->ssl_session_timeout_ms);
+  if (source->server && span_equal(profile, source->profile)) {
+    arena_free(&arena);
+    return source->server;
+  }
   struct tls_profile wanted = {.protocols = protocols,
                                .ciphers = ciphers,
                                .curves = curves,
                                .tickets = settings->ssl_session_tickets,
                                .session_timeout = (unsigned)(settings->ssl_session_timeout_ms / 1000),
-                               .prefer_server_ciphers = true,
-                               .reject_unknown = settings->ssl_reject_handshake};
+                               .prefer_server_ciphers = true};
   char error[256];
   struct tls_server *server = tls_server_new(&wanted, source->tickets, find, source, error, sizeof error);
   if (!server) {
     log_write(source->log, LOG_ERROR, "TLS settings refused, the previous ones stay", "error=\"%s\"", error);
+    arena_free(&arena);
     return source->server;
   }
   if (source->server) tls_server_free(source->server);
   source->server = server;
-  memcpy(source->profile, profile, sizeof profile);
+  arena_free(&source->arena);
+  source->arena = arena;
+  source->profile = profile;
   return server;
 }

@@ -34,7 +34,6 @@ struct tls_profile {
   bool tickets;
   unsigned session_timeout; /* seconds */
   bool prefer_server_ciphers;
-  bool reject_unknown; /* refuse the handshake for an unknown name */
 };
 
 /* Chooses the certificate for a lower-cased name ("" without SNI); NULL: refuse. The result stays valid during the call. */

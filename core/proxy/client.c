@@ -19,12 +19,6 @@ static struct client *client_of(void *pointer) {
   return client;
 }
 
-static void accept_again(struct worker *worker) {
-  if (worker->is_accepting || worker->is_draining) return;
-  worker->is_accepting = true;
-  for (unsigned i = 0; i < worker->listener_count; i++) listener_resume(worker->listeners[i]);
-}
-
 static void free_client(struct client *client) {
   struct worker *worker = client->worker;
   must(!client->fresh);
@@ -36,7 +30,7 @@ static void free_client(struct client *client) {
   counter_add(worker->options.counters, COUNTER_CONNECTIONS_CLOSED, 1);
   client->magic = 0;
   free(client);
-  accept_again(worker);
+  worker_bound_clients(worker);
   worker_check_drained(worker);
 }
 

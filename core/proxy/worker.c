@@ -29,6 +29,19 @@ void worker_command(struct worker *worker, enum worker_command command) {
   uv_async_send(&worker->wake);
 }
 
+/* With max-worker-connections 0 the process's open files are the bound: a listener leaves some of them free by itself. */
+void worker_bound_clients(struct worker *worker) {
+  int64_t most = worker->root ? worker->root->settings->max_worker_connections : LIMIT_CONNECTIONS;
+  bool has_room = most <= 0 || worker->client_count < (uint64_t)most;
+  if (has_room == worker->is_accepting || worker->is_draining) return;
+  worker->is_accepting = has_room;
+  if (!has_room) counter_add(worker->options.counters, COUNTER_LIMIT_CONNECTIONS, 1);
+  for (unsigned i = 0; i < worker->listener_count; i++) {
+    if (has_room) listener_resume(worker->listeners[i]);
+    else listener_pause(worker->listeners[i]);
+  }
+}
+
 /* ---- roots ----------------------------------------------------------------------------------------------------------------- */
 
 static void size_cursors(struct worker *worker, const struct snapshot *root) {
@@ -51,6 +64,7 @@ void worker_take_root(struct worker *worker) {
   worker->root = root;
   counter_add(worker->options.counters, COUNTER_ROOTS_TAKEN, 1);
   pool_sweep(worker->pool);
+  worker_bound_clients(worker);
   if (old && worker->options.returns.give_back) worker->options.returns.give_back(worker->options.returns.context, old, leased, count);
   free(leased);
 }
@@ -148,11 +162,7 @@ static void on_wake(uv_async_t *wake) { must(((struct worker *)wake->data)->magi
 static void accept_client(struct worker *worker, struct link *link, bool is_https) {
   const struct address *local = link_local(link);
   (void)client_new(worker, link, is_https, local ? address_port(local) : 0);
-  int64_t most = worker->root ? worker->root->settings->max_worker_connections : LIMIT_CONNECTIONS;
-  if (most <= 0 || worker->client_count < (uint64_t)most || !worker->is_accepting) return;
-  worker->is_accepting = false;
-  counter_add(worker->options.counters, COUNTER_LIMIT_CONNECTIONS, 1);
-  for (unsigned i = 0; i < worker->listener_count; i++) listener_pause(worker->listeners[i]);
+  worker_bound_clients(worker);
 }
 
 static void on_accept_http(void *context, struct link *link) { accept_client(context, link, false); }

@@ -106,6 +106,8 @@ void worker_take_root(struct worker *worker);
 void worker_update_clock(struct worker *worker);
 /* Ends the loop when draining is complete. */
 void worker_check_drained(struct worker *worker);
+/* Accepts no more at max-worker-connections, and again below it: call it when the count or the number may have changed. */
+void worker_bound_clients(struct worker *worker);
 
 /* For specs: a worker without listeners whose clients are memory links; endpoints are dialled by `dial` (returns a memory link, or NULL: refused). */
 void worker_set_dial(struct worker *worker, struct link *(*dial)(void *context, struct worker *worker, struct endpoint_record *record), void *context);

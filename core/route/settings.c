@@ -57,6 +57,9 @@ static bool compile(struct settings *settings, struct body_error error) {
   char message[200];
   settings->trusted = ip_set_new(settings->proxy_real_ip_cidr, message, sizeof message);
   if (!settings->trusted) return body_fail(error, "proxy_real_ip_cidr: %s", message);
+  int64_t first = settings->client_header_buffer_bytes;
+  if (settings->client_head_bytes < first) settings->client_head_bytes = first;
+  if (settings->client_request_line_bytes < first) settings->client_request_line_bytes = first;
   if (settings->access_log_json) return true;
   struct span format = settings->log_format_upstream.length ? settings->log_format_upstream : SPAN(LOG_FORMAT_DEFAULT);
   settings->log_format = template_new(format, TEMPLATE_UNKNOWN_IS_EMPTY, message, sizeof message);

@@ -7,10 +7,16 @@
 #include "route/template.h"
 #include "route/unit.h"
 
+/* All with forward secrecy; the server's order counts. */
+#define SSL_CIPHERS_DEFAULT \
+  "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:" \
+  "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305:DHE-RSA-AES256-GCM-SHA384:DHE-RSA-AES128-GCM-SHA256"
+
 /* X(field, type, default, ConfigMap key). Types: NUMBER (int64), FLAG, TEXT. Sizes in bytes, times in milliseconds (field says _ms). */
 #define CONTROLLER_SETTINGS(X) \
   X(client_header_timeout_ms, NUMBER, 60000, "client-header-timeout") \
   X(client_body_timeout_ms, NUMBER, 60000, "client-body-timeout") \
+  X(client_header_buffer_bytes, NUMBER, 1024, "client-header-buffer-size") /* a head that fits needs no larger buffer */ \
   X(client_head_bytes, NUMBER, LIMIT_HEAD_BYTES, "large-client-header-buffers") \
   X(client_request_line_bytes, NUMBER, LIMIT_REQUEST_LINE_BYTES, "large-client-header-buffers") \
   X(keep_alive_ms, NUMBER, 75000, "keep-alive") \
@@ -42,7 +48,7 @@
   X(log_format_escape_none, FLAG, 0, "log-format-escape-none") \
   X(skip_access_log_urls, TEXT, "", "skip-access-log-urls") \
   X(ssl_protocols, TEXT, "TLSv1.2 TLSv1.3", "ssl-protocols") \
-  X(ssl_ciphers, TEXT, "", "ssl-ciphers") \
+  X(ssl_ciphers, TEXT, SSL_CIPHERS_DEFAULT, "ssl-ciphers") \
   X(ssl_ecdh_curve, TEXT, "auto", "ssl-ecdh-curve") \
   X(ssl_session_tickets, FLAG, 1, "ssl-session-tickets") \
   X(ssl_session_timeout_ms, NUMBER, 600000, "ssl-session-timeout") \

@@ -69,6 +69,21 @@ static int core_certificate_check(lua_State *L) {
   return 1;
 }
 
+/* tls_check(ciphers or nil, curves or nil) -> true | nil, why: whether OpenSSL takes them. */
+static int core_tls_check(lua_State *L) {
+  struct tls_profile profile = {.protocols = "TLSv1.2 TLSv1.3", .ciphers = luaL_optstring(L, 1, ""), .curves = luaL_optstring(L, 2, "auto")};
+  char error[256] = "";
+  struct tls_server *server = tls_server_new(&profile, NULL, NULL, NULL, error, sizeof error);
+  if (server == NULL) {
+    lua_pushnil(L);
+    lua_pushstring(L, error);
+    return 2;
+  }
+  tls_server_free(server);
+  lua_pushboolean(L, true);
+  return 1;
+}
+
 /* For lua/moongate/guest.lua only: whether the running code has used up its budget, and a fresh one between two policies of one driver call. */
 static int core_budget_is_spent(lua_State *L) {
   lua_pushboolean(L, state_of(L)->is_budget_spent);
@@ -93,6 +108,7 @@ int luaopen_moongate_core(lua_State *L) {
   static const luaL_Reg functions[] = {{"route_settings", core_route_settings},
                                        {"log", core_log},
                                        {"certificate_check", core_certificate_check},
+                                       {"tls_check", core_tls_check},
                                        {"budget_is_spent", core_budget_is_spent},
                                        {"renew_budget", core_renew_budget},
                                        {"is_guest", core_is_guest},

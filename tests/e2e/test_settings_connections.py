@@ -1,11 +1,13 @@
 """The ConfigMap: connections of clients, connections to upstreams, TLS; each key changed live."""
 import http.client
+import re
 import socket
 import ssl
+import subprocess
 import time
 
 import pytest
-from harness import wait_until
+from harness import config_map, wait_until
 from settings_world import settings, world  # noqa: F401: fixtures
 
 
@@ -62,6 +64,74 @@ def test_large_client_header_buffers(settings):
     assert world.request("/", "echo.example", headers={"X": "a" * 15000, "Y": "a" * 15000, "Z": "a" * 15000}).status == 200
     settings(large_client_header_buffers="many")
     assert world.request("/" + "a" * 9000, "echo.example").status == 414
+
+
+def test_client_header_buffer_size(settings):
+    """A head that fits into the first buffer needs none of the large ones."""
+    world = settings(client_header_buffer_size="16k")
+    assert world.request("/" + "a" * 9000, "echo.example").status == 200
+    assert world.request("/" + "a" * 17000, "echo.example").status == 414
+    settings(client_header_buffer_size="64k", large_client_header_buffers="4 8k")
+    assert world.request("/", "echo.example", headers={"X": "a" * 40000}).status == 200
+
+
+def test_ignore_invalid_headers(settings):
+    world = settings()
+    head = b"GET / HTTP/1.1\r\nHost: echo.example\r\nX@Y: 1\r\nConnection: close\r\n\r\n"
+    answer = world.raw(head, half_close=False)
+    assert answer.startswith(b"HTTP/1.1 200") and b"X@Y" not in answer
+    settings(ignore_invalid_headers="false")
+    assert world.raw(head, half_close=False).startswith(b"HTTP/1.1 400")
+
+
+def is_served(world):
+    """Whether a new connection is: one that waits in the kernel's queue is not."""
+    try:
+        return world.request("/status/204", "echo.example", timeout=0.5).status == 204
+    except TimeoutError:
+        return False
+
+
+def test_max_worker_connections(settings):
+    world = settings(max_worker_connections="2")
+    held = [connections(world) for _ in range(2)]
+    for connection in held:
+        assert get(connection, "/status/204").status == 204
+    waiting = connections(world)
+    waiting.request("GET", "/status/204", headers={"Host": "echo.example"})
+    assert not is_served(world)
+    held.pop().close()
+    assert waiting.getresponse().status == 204
+    assert not is_served(world), "the one that waited took the place"
+    # what is full by the old number is not by the new one, though no connection ends
+    world.write("settings.json", [config_map("settings", {"max-worker-connections": "100"}, namespace="system")])
+    wait_until(lambda: is_served(world), what="the new number")
+    for connection in [*held, waiting]:
+        connection.close()
+
+
+def test_use_proxy_protocol(settings):
+    world = settings()
+    request = b"GET / HTTP/1.1\r\nHost: echo.example\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
+    header = b"PROXY TCP4 192.0.2.7 192.0.2.1 7 443\r\n"
+
+    def write(**data):  # not `settings`: it asks over plain HTTP whether they have come
+        world.write("settings.json", [config_map("settings", {key.replace("_", "-"): value for key, value in data.items()}, namespace="system")])
+
+    write(use_proxy_protocol="true")
+    wait_until(lambda: b"192.0.2.7" in world.raw(header + request, half_close=False), what="the address of the header")
+    assert world.raw(request, half_close=False) == b""
+    write(use_proxy_protocol="true", proxy_protocol_header_timeout="300ms")
+
+    def seconds():
+        with socket.create_connection(("127.0.0.1", world.http_port), 10) as client:
+            started = time.monotonic()
+            assert client.recv(100) == b""
+            return time.monotonic() - started
+
+    wait_until(lambda: seconds() < 2, timeout=20, what="the shorter timeout")
+    write()
+    wait_until(lambda: world.raw(request, half_close=False).startswith(b"HTTP/1.1 200"), what="plain HTTP again")
 
 
 # ---- connections to upstreams
@@ -143,6 +213,61 @@ def test_ssl_session_tickets(settings):
     assert handshake(world, maximum_version=ssl.TLSVersion.TLSv1_2)[1].has_ticket
     settings(ssl_session_tickets="false")
     wait_until(lambda: not handshake(world, maximum_version=ssl.TLSVersion.TLSv1_2)[1].has_ticket, what="no tickets")
+
+
+def cipher_of(world, *offered):
+    """The cipher of a TLS 1.2 handshake in which the client offers these; None if it fails."""
+    context = ssl._create_unverified_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(":".join(offered) + ":@SECLEVEL=0")
+    try:
+        with socket.create_connection(("127.0.0.1", world.https_port), 5) as raw, context.wrap_socket(raw, server_hostname="tls.example") as tls:
+            return tls.cipher()[0]
+    except (ssl.SSLError, ConnectionError):
+        return None
+
+
+GCM, CHACHA, CBC = "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-SHA"
+
+
+def test_ssl_ciphers(settings):
+    world = settings()
+    assert (cipher_of(world, CBC), cipher_of(world, CHACHA, GCM)) == (None, GCM), "the server's order"
+    settings(ssl_ciphers=f"{CBC}:{CHACHA}")
+    wait_until(lambda: cipher_of(world, CBC) == CBC, what="the cipher")
+    assert (cipher_of(world, GCM), cipher_of(world, CHACHA)) == (None, CHACHA)
+    long = ":".join([CBC] * 40 + [CHACHA])
+    settings(ssl_ciphers=long)
+    wait_until(lambda: cipher_of(world, CHACHA) == CHACHA, what="the end of a long list")
+    settings(ssl_ciphers="NO-SUCH-CIPHER")
+    wait_until(lambda: (cipher_of(world, CBC), cipher_of(world, CHACHA, GCM)) == (None, GCM), what="the default")
+    assert wait_until(lambda: world.errors.find(r"ssl-ciphers.*the default is used"), what="the report")
+
+
+def group_of(world, *offered):
+    """The key exchange of a TLS 1.3 handshake in which the client offers these groups; None if it fails."""
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{world.https_port}", "-servername", "tls.example", "-tls1_3", "-groups", ":".join(offered)]
+    said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10).stdout
+    found = re.search(r"(?:Server Temp Key: (?:ECDH, )?|Negotiated TLS1.3 group: )([\w-]+)", said)
+    return found and found.group(1).lower()
+
+
+def test_ssl_ecdh_curve(settings):
+    world = settings()
+    assert group_of(world, "X25519") == "x25519" and group_of(world, "P-384")
+    settings(ssl_ecdh_curve="secp384r1")
+    wait_until(lambda: group_of(world, "X25519") is None, what="one curve alone")
+    assert group_of(world, "X25519", "P-384") is not None
+    settings(ssl_ecdh_curve="no-such-curve")
+    wait_until(lambda: group_of(world, "X25519") == "x25519", what="the default")
+    assert wait_until(lambda: world.errors.find(r"ssl-ecdh-curve.*the default is used"), what="the report")
+
+
+def test_ssl_session_timeout(settings):
+    world = settings()
+    assert handshake(world, maximum_version=ssl.TLSVersion.TLSv1_2)[1].ticket_lifetime_hint == 600
+    settings(ssl_session_timeout="2s")
+    wait_until(lambda: handshake(world, maximum_version=ssl.TLSVersion.TLSv1_2)[1].ticket_lifetime_hint == 2, what="the hint")
 
 
 def test_ssl_reject_handshake(settings):
