@@ -50,6 +50,6 @@ function annotations.unguarded(short, declared)
 end
 
 -- Settings of the same families.
-annotations.guarding_settings = { "global-auth-url", "whitelist-source-range", "denylist-source-range" }
+annotations.guarding_settings = { "global-auth-url", "whitelist-source-range", "denylist-source-range", "block-cidrs" }
 
 return annotations

@@ -25,6 +25,7 @@ local REWRITE_HOOKS = { "rewrite", "access", "balancer", "header_filter", "body_
 ---@field set table the policy set, see policies.lua
 ---@field denied string|nil all routes are denied (a setting asks for a guard that does not exist)
 ---@field service_upstream boolean|nil the setting of that name
+---@field https_port integer|nil of our own listener
 ---@field scopes table|nil values that belong to upstreams, see scopes.lua
 ---@field has_stood fun(ingress: table): boolean this very version was accepted before (under other settings or policies)
 
@@ -228,7 +229,7 @@ function attaching.host(input)
     body = { tls = input.has_tls, certificate = input.certificate, regex = false, hooks = array {}, routes = array {} },
     name = input.name, findings = {}, setting_findings = {}, aliases = {}, redirect_hosts = {}, upstreams = {}, rejected = {}, set = {},
   }
-  local facts = { name = input.name, tls = input.has_tls, listener = "default", sources = sources_of(input, paths) }
+  local facts = { name = input.name, tls = input.has_tls, listener = { name = "default", https_port = input.https_port }, sources = sources_of(input, paths) }
   attach_host(input, made, facts)
   local denied_by = {}
   for i, route in ipairs(routes) do

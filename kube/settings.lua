@@ -142,9 +142,8 @@ local AT_START = {
 
 local KNOWN = {}
 for key in ([[
-  annotation-value-word-blocklist access-log-params access-log-path
-  http-access-log-path stream-access-log-path enable-auth-access-log error-log-path enable-modsecurity
-  enable-owasp-modsecurity-crs client-body-buffer-size disable-http-access-log disable-stream-access-log disable-ipv6
+  access-log-params access-log-path http-access-log-path stream-access-log-path enable-auth-access-log error-log-path
+  client-body-buffer-size disable-http-access-log disable-stream-access-log disable-ipv6
   disable-ipv6-dns enable-ocsp retry-non-idempotent http2-max-concurrent-streams use-http2 hsts hsts-include-subdomains hsts-max-age hsts-preload
   log-format-stream nginx-status-ipv4-whitelist nginx-status-ipv6-whitelist ssl-dh-param
   ssl-early-data ssl-session-cache ssl-session-cache-size ssl-session-ticket-key ssl-buffer-size use-gzip gzip-level gzip-min-length
@@ -153,15 +152,18 @@ for key in ([[
   limit-rate-after proxy-stream-timeout proxy-stream-next-upstream proxy-stream-next-upstream-timeout proxy-stream-next-upstream-tries
   proxy-stream-responses forwarded-host-header forwarded-for-proxy-protocol-header enable-opentelemetry opentelemetry-trust-incoming-span
   opentelemetry-operation-name opentelemetry-config otlp-collector-host otlp-collector-port otel-service-name otel-sampler otel-sampler-parent-based
-  otel-sampler-ratio otel-max-queuesize otel-schedule-delay-millis otel-max-export-batch-size custom-http-errors disable-proxy-intercept-errors proxy-body-size proxy-connect-timeout proxy-read-timeout
-  proxy-send-timeout proxy-buffer-size proxy-buffering proxy-request-buffering
+  otel-sampler-ratio otel-max-queuesize otel-schedule-delay-millis otel-max-export-batch-size custom-http-errors
+  disable-proxy-intercept-errors proxy-body-size proxy-connect-timeout proxy-read-timeout proxy-send-timeout proxy-buffer-size proxy-buffering proxy-request-buffering
   proxy-http-version proxy-cookie-path proxy-cookie-domain proxy-next-upstream proxy-next-upstream-timeout proxy-next-upstream-tries
   proxy-redirect-from proxy-redirect-to ssl-redirect force-ssl-redirect preserve-trailing-slash use-port-in-redirects relative-redirects
-  http-redirect-code no-tls-redirect-locations no-auth-locations denylist-source-range whitelist-source-range block-cidrs block-user-agents
-  block-referers enable-syslog syslog-host syslog-port global-allowed-response-headers global-auth-url global-auth-method global-auth-signin
+  http-redirect-code no-tls-redirect-locations no-auth-locations denylist-source-range whitelist-source-range block-cidrs
+  enable-syslog syslog-host syslog-port global-allowed-response-headers global-auth-url global-auth-method global-auth-signin
   global-auth-signin-redirect-param global-auth-response-headers global-auth-request-redirect global-auth-cache-key
   global-auth-cache-duration global-auth-always-set-cookie proxy-ssl-location-only default-type debug-connections
 ]]):gmatch("%S+") do KNOWN[key] = "later" end
+for key in ([[
+  block-user-agents block-referers annotation-value-word-blocklist enable-modsecurity enable-owasp-modsecurity-crs
+]]):gmatch("%S+") do KNOWN[key] = "open" end
 for key in ([[
   http2-max-field-size http2-max-header-size http2-max-requests map-hash-bucket-size server-name-hash-max-size server-name-hash-bucket-size
   proxy-headers-hash-max-size proxy-headers-hash-bucket-size variables-hash-bucket-size variables-hash-max-size lua-shared-dicts
@@ -207,6 +209,8 @@ function settings.read(data, declared, check_value)
       if text ~= "auto" then note("warn", key, "%s: %s", key, AT_START[key]) end
     elseif KNOWN[key] == "nginx" then
       note("info", key, "is about nginx configuration text, and there is no nginx here; write a policy instead")
+    elseif KNOWN[key] == "open" then -- nobody may believe that it is kept
+      note("warn", key, "%s: is not supported yet: what it would refuse is served", key)
     elseif KNOWN[key] == "later" then
       note("info", key, "is not supported yet")
     elseif KNOWN[key] == "nothing" then

@@ -29,6 +29,7 @@ function store.new(options)
     dirty = {},       -- object key -> the object before, or false
     unsettled = {},   -- object key -> true: its entries changed since the last take
     skipped = {},     -- kind -> count of documents of unknown kinds
+    strict = {},      -- document id -> what is wrong with it under strict-validate-path-type
   }, store)
 end
 
@@ -136,18 +137,38 @@ local function read_value(self, id, raw, line)
   return entries
 end
 
+--- How bad it is, a setting says; it is known after the first documents, and nothing is said before.
+local function report_strict(self, id)
+  if self.is_lenient == nil then return end
+  local level, list = self.is_lenient and "info" or "warn", {}
+  for i, finding in ipairs(self.strict[id] or {}) do
+    list[i] = { level = level, document = id, line = finding.line, key = finding.key, field = finding.field, text = finding.text, is_quiet = self.is_lenient }
+  end
+  self.findings:set("strict " .. id, list)
+end
+
 local function report(self, id, entries, failure)
-  local list = { failure }
+  local list, strict = { failure }, {}
   for _, entry in ipairs(entries) do
     for _, problem in ipairs(entry.problems) do
       local text = problem.text
       if problem.level == "error" and entry.is_kept then text = text .. " (the version before stays)" end
-      local level = problem.level
-      if level == "strict" then level = self.is_lenient_about_paths and "info" or "warn" end
-      list[#list + 1] = { level = level, document = id, line = entry.line, key = entry.key, field = problem.field, text = text, is_quiet = level == "info" }
+      local finding = { level = problem.level, document = id, line = entry.line, key = entry.key, field = problem.field, text = text,
+        is_quiet = problem.level == "info" }
+      if problem.level == "strict" then strict[#strict + 1] = finding else list[#list + 1] = finding end
     end
   end
   self.findings:set("document " .. id, list)
+  self.strict[id] = #strict > 0 and strict or nil
+  report_strict(self, id)
+end
+
+--- The setting strict-validate-path-type: false is lenient.
+---@param is_lenient boolean
+function store:judge_paths(is_lenient)
+  if self.is_lenient == is_lenient then return end
+  self.is_lenient = is_lenient
+  for id in pairs(self.strict) do report_strict(self, id) end
 end
 
 --- Takes in a document that is new or changed.
@@ -204,6 +225,8 @@ function store:remove(id)
   for _, entry in ipairs(self.entries[id] or {}) do drop_entry(self, entry, touched) end
   self.entries[id] = nil
   self.findings:set("document " .. id, nil)
+  self.findings:set("strict " .. id, nil)
+  self.strict[id] = nil
   for key in pairs(touched) do self.unsettled[key] = true end
 end
 

@@ -69,6 +69,7 @@ function sync.new(options)
   local own_ports = {}
   for port in (self.flags["own-ports"] or ""):gmatch("%d+") do own_ports[tonumber(port)] = true end
   self.find_class = function(name) return self.store:get("IngressClass", "/" .. name) end
+  self.https_port = tonumber((self.flags["own-ports"] or ""):match("^%d+,(%d+)"))
   self.view = {
     flags = self.flags, own_ports = own_ports, address = native.address, is_own = native.is_own, array = native.array,
     service = function(id) return self.store:get("Service", id) end,
@@ -357,7 +358,7 @@ function sync:build_settings()
   self:default_certificate(fields, list)
   fields.edits = edits
   self:report("settings", list)
-  self.store.is_lenient_about_paths = own["strict-validate-path-type"] == false
+  self.store:judge_paths(own["strict-validate-path-type"] == false)
   self:send("settings", "settings", native.encode(fields))
   if self.is_ready and (not same(raw, self.raw_settings) or before["service-upstream"] ~= own["service-upstream"]) then
     for host in pairs(self.hosts) do self:enqueue(host) end
@@ -392,7 +393,7 @@ function sync:build(host, set)
   local made = attaching.host {
     name = host, ingresses = ingresses, short = function(ingress) return self:short(ingress) end, has_tls = has_tls, certificate = certificate,
     settings = self.raw_settings, set = set, denied = denied, service_upstream = self.own["service-upstream"],
-    scopes = self.scopes,
+    scopes = self.scopes, https_port = self.https_port,
     has_stood = function(ingress) return self.good[ingress.id] == ingress end,
   }
   for _, id in ipairs(looked) do self.users["secret " .. id] = true end

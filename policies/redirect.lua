@@ -1,4 +1,6 @@
 --- Answers with a redirect instead of asking the application.
+local moongate = require "moongate"
+
 local policy = {
   name = "redirect",
   summary = "Redirects for good, for a while, or between the names with and without www.",
@@ -8,7 +10,8 @@ local policy = {
     ["temporal-redirect"] = { type = "url", max_length = 2048, risk = "medium", doc = "The same for a while; wins over permanent-redirect." },
     ["temporal-redirect-code"] = { type = "integer", min = 300, max = 307, default = 302, doc = "Its status." },
     ["relative-redirects"] = {
-      type = "boolean", setting = "relative-redirects", default = false, doc = "A permanent-redirect to a path stays a path.",
+      type = "boolean", setting = "relative-redirects", default = false,
+      doc = "Redirects to a path (permanent-redirect, and /p to /p/) stay a path.",
     },
     ["use-port-in-redirects"] = {
       type = "boolean", setting = "use-port-in-redirects", default = false, doc = "Write our port into an address made of a path.",
@@ -32,7 +35,10 @@ function policy.attach_host(host, annotations, settings)
   return { from = other, to = host.name, code = settings["http-redirect-code"] }
 end
 
-function policy.attach(_, annotations)
+function policy.attach(route, annotations)
+  -- Of the redirects that the core makes: "/p" to "/p/".
+  if annotations["relative-redirects"] then route:set("relative_redirects", true) end
+  if annotations["use-port-in-redirects"] then route:set("port_in_redirects", true) end
   local target, code = annotations["temporal-redirect"], annotations["temporal-redirect-code"]
   if not target then target, code = annotations["permanent-redirect"], annotations["permanent-redirect-code"] end
   if not target then return end
@@ -44,10 +50,14 @@ end
 
 local STANDARD = { http = 80, https = 443 }
 
---- The port of an address with the client's scheme: the listener's, unless TLS ended in front of us.
+--- What X-Forwarded-Port says to the application: the listener's port, or what a trusted proxy in front of us said.
+local PASSED_PORT = moongate.template("$pass_server_port")
+
+--- The port of an address with the client's scheme; the listener's is of no use where TLS ended in front of us.
 local function port_of(exchange, scheme)
-  local listener = exchange.listener
-  return listener.scheme == scheme and listener.port or STANDARD[scheme]
+  local listener, port = exchange.listener, tonumber(PASSED_PORT:expand(exchange))
+  if port == listener.port and listener.scheme ~= scheme then return STANDARD[scheme] end
+  return port
 end
 
 function policy.server_rewrite(exchange, config)

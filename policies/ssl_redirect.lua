@@ -27,10 +27,6 @@ local function begins_with(text, prefix)
   return text:sub(1, #prefix) == prefix
 end
 
-local function https_port(listener)
-  return type(listener) == "table" and listener.https_port or 443
-end
-
 function policy.attach(route, annotations, settings)
   local host = route.host
   if not (annotations["force-ssl-redirect"] or (annotations["ssl-redirect"] and host.tls)) then return end
@@ -42,7 +38,7 @@ function policy.attach(route, annotations, settings)
   return {
     code = settings["http-redirect-code"],
     keeps_slash = annotations["preserve-trailing-slash"],
-    port = annotations["use-port-in-redirects"] and https_port(host.listener) or nil,
+    port = annotations["use-port-in-redirects"] and (host.listener.https_port or 443) or nil,
     exempt = #exempt > 0 and exempt or nil,
   }
 end

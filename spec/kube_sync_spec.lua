@@ -159,6 +159,26 @@ describe("the sync", function()
     assert.equal("X-Two", seen["upsert settings settings"].edits[1].name)
   end)
 
+  it("judges paths as strict-validate-path-type says, also at start", function()
+    local function map(data) return "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: settings }\ndata: " .. data .. "\n" end
+    local run = kube.start { flags = { configmap = "default/settings" }, files = { ["a.yaml"] = kube.ingress { paths = { { "/a(b)" } } } .. "---\n" .. WEB,
+      ["c.yaml"] = map '{ strict-validate-path-type: "false" }' } }
+    assert.matches("info a.yaml:1: [^\n]*Prefix paths hold", run.findings())
+    run.change("c.yaml", map '{ keep-alive: "10" }')
+    assert.matches("warn a.yaml:1: [^\n]*Prefix paths hold", run.findings())
+    run.change("c.yaml", map '{ strict-validate-path-type: "false" }')
+    assert.matches("info a.yaml:1: [^\n]*Prefix paths hold", run.findings())
+    run.change("a.yaml", kube.ingress {} .. "---\n" .. WEB)
+    assert.not_matches("Prefix paths hold", run.findings())
+  end)
+
+  it("closes everything where a setting blocks addresses and no policy does", function()
+    local run = kube.start { flags = { configmap = "default/settings" }, files = { ["a.yaml"] = kube.ingress {} .. "---\n" .. WEB,
+      ["c.yaml"] = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: settings }\ndata: { block-cidrs: 10.0.0.0/8, block-user-agents: curl }\n" } }
+    assert.matches("block%-cidrs", run.units["host shop.test"].routes[1].denied)
+    assert.matches("warn [^\n]*block%-user%-agents: is not supported yet", run.findings())
+  end)
+
   it("knows the default backend and certificate of the flags", function()
     local cert, key = certificate "any.test"
     local run = kube.start { flags = { ["default-backend-service"] = "default/web", ["default-ssl-certificate"] = "default/cert" },

@@ -339,6 +339,9 @@ void relay_timer_start(struct exchange *exchange) {
   uint64_t now = now_of(exchange), next = due(exchange), soon = now + exchange->worker->detach_after_ms;
   if (may_detach(exchange)) soon = exchange->relay_started_ms + exchange->worker->detach_after_ms;
   if (soon < next && !exchange->is_detached) next = soon;
+  /* The endpoint may stop taking the request at any time, and nothing tells the timer then. */
+  uint64_t sending = now + exchange->settings->send_timeout_ms;
+  if (!exchange->request_sent && sending < next && exchange->step != STEP_TUNNEL) next = sending;
   loop_timer_start(&exchange->worker->loop, &exchange->timer, next > now ? next - now : 0);
 }
 

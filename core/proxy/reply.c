@@ -67,13 +67,23 @@ enum step_result reply_default(struct exchange *exchange) {
   return STEP_MORE;
 }
 
+/* Scheme, host and port for a redirect to a path of ours; empty where a path will do. */
+static struct span own_origin(const struct exchange *exchange, struct arena *arena) {
+  const struct route_settings *settings = exchange->settings;
+  struct span host = exchange->host_name.length ? exchange->host_name : exchange->facts.server_name, scheme = exchange->scheme;
+  if (settings->relative_redirects) return SPAN("");
+  unsigned port = exchange_listener_port(exchange);
+  bool is_usual = port == (span_equal(scheme, SPAN("https")) ? 443 : 80) || !span_equal(scheme, exchange_listener_scheme(exchange));
+  if (is_usual || !settings->port_in_redirects) return arena_printf(arena, "%.*s://%.*s", (int)scheme.length, scheme.data, (int)host.length, host.data);
+  return arena_printf(arena, "%.*s://%.*s:%u", (int)scheme.length, scheme.data, (int)host.length, host.data, port);
+}
+
 enum step_result reply_add_slash(struct exchange *exchange) {
   struct arena *arena = &exchange->arena;
-  struct span host = exchange->received_host.length ? exchange->received_host : exchange->host_name;
-  struct span path = uri_escape_path(exchange->uri.path, arena), query = exchange->uri.query;
+  struct span path = uri_escape_path(exchange->uri.path, arena), query = exchange->uri.query, origin = own_origin(exchange, arena);
   struct response_head *response = reply_make(exchange, 301, ANSWER_PROXY);
-  struct span location = arena_printf(arena, "%.*s://%.*s%.*s/%s%.*s", (int)exchange->scheme.length, exchange->scheme.data, (int)host.length, host.data,
-                                      (int)path.length, path.data, query.data ? "?" : "", (int)query.length, query.data ? query.data : "");
+  struct span location = arena_printf(arena, "%.*s%.*s/%s%.*s", (int)origin.length, origin.data, (int)path.length, path.data, query.data ? "?" : "",
+                                      (int)query.length, query.data ? query.data : "");
   headers_add(&response->headers, HEADER_LOCATION, SPAN("Location"), location);
   headers_add(&response->headers, HEADER_CONTENT_TYPE, SPAN("Content-Type"), SPAN("text/html"));
   exchange->reply_body = status_page(301, arena);

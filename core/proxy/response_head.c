@@ -1,4 +1,4 @@
-/* Response head: see response_head.h. Fixed edits are the settings' (add-headers), then the route's; Server goes unless the operator wants it. */
+/* Response head: see response_head.h. Fixed edits are the settings' (add-headers), then the route's; Server goes, or is ours, unless the operator wants it. */
 #include "proxy/response_head.h"
 
 #include "proxy/worker.h"
@@ -69,5 +69,6 @@ void response_head_finish(struct exchange *exchange) {
   }
   if (settings && settings->edit_count) apply(exchange, settings->edits, settings->edit_count);
   if (exchange->route && exchange->route->edit_count) apply(exchange, exchange->route->edits, exchange->route->edit_count);
+  if (settings && settings->server_tokens && !headers_find(headers, HEADER_SERVER)) headers_add(headers, HEADER_SERVER, SPAN("Server"), SPAN("moongate"));
   if (!headers_find(headers, HEADER_DATE)) headers_add(headers, HEADER_DATE, SPAN("Date"), arena_span(&exchange->arena, span_of(exchange->worker->date)));
 }

@@ -37,6 +37,8 @@
   X(satisfy, TEXT, 0, "all or any") \
   X(intercept_errors, FLAG, 0, "") \
   X(compression, FLAG, 0, "") \
+  X(relative_redirects, FLAG, 0, "redirects that add a slash say a path") \
+  X(port_in_redirects, FLAG, 0, "... or our port") \
   X(access_log, FLAG, 1, "") \
   X(tracing, FLAG, 0, "") \
   X(tracing_name, TEXT, 0, "") \

@@ -173,7 +173,7 @@ end
 
 local function attach(route, spec, beside)
   local input = {
-    host = { name = route.host, tls = spec.tls or false, listener = { port = spec.tls and 443 or 80 }, sources = spec.sources },
+    host = { name = route.host, tls = spec.tls or false, listener = { name = "default", https_port = 443 }, sources = spec.sources },
     annotations = spec.annotations or {}, settings = spec.settings or {},
   }
   local source = { kind = "Ingress", namespace = spec.namespace or "default", name = spec.name or "test" }

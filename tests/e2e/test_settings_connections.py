@@ -1,13 +1,14 @@
 """The ConfigMap: connections of clients, connections to upstreams, TLS; each key changed live."""
 import http.client
 import re
+import signal
 import socket
 import ssl
 import subprocess
 import time
 
 import pytest
-from harness import config_map, wait_until
+from harness import config_map, ingress, service, slice_of, wait_until
 from settings_world import settings, world  # noqa: F401: fixtures
 
 
@@ -132,6 +133,21 @@ def test_use_proxy_protocol(settings):
     wait_until(lambda: seconds() < 2, timeout=20, what="the shorter timeout")
     write()
     wait_until(lambda: world.raw(request, half_close=False).startswith(b"HTTP/1.1 200"), what="plain HTTP again")
+
+
+def test_worker_shutdown_timeout(moongate, echo):
+    """How long the end waits for requests that are in progress."""
+    app = echo()
+    proxy = moongate({"app.json": [service(), *slice_of([app.port])], "ingress.json": [ingress("a", "a.example")], "settings.json": [config_map("settings", {})]},
+                     flags=["--configmap", "default/settings", "--post-shutdown-grace-period", "0"], expect_errors=["shut", "drain", "client left"])
+    proxy.write("settings.json", [config_map("settings", {"worker-shutdown-timeout": "1s", "server-tokens": "true"})])
+    proxy.wait_live("/", "a.example", lambda answer: answer.header("server") == "moongate")
+    with socket.create_connection(("127.0.0.1", proxy.http_port), 10) as client:
+        client.sendall(b"GET /sleep/30 HTTP/1.1\r\nHost: a.example\r\n\r\n")
+        wait_until(lambda: proxy.metric("moongate_exchanges") == 1, what="the request")
+        started = time.monotonic()
+        proxy.process.send_signal(signal.SIGTERM)
+        assert proxy.process.wait(20) == 0 and 0.9 < time.monotonic() - started < 6
 
 
 # ---- connections to upstreams
