@@ -13,6 +13,7 @@ return {
   "service-upstream",
   "proxy-timeouts",
   "body-size",
+  "head-size",
   "request-buffering",
   "next-upstream",
   -- which endpoint: a session wins over a hash, a hash over a balancer

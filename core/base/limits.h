@@ -5,7 +5,7 @@
 
 /* X(NAME, value, unit, answer, what) */
 #define LIMITS(X) \
-  X(HEAD_BYTES, 32768, "bytes", "431 (request), 502 (response)", "a head: request or status line and fields") \
+  X(HEAD_BYTES, 32768, "bytes", "431 (request), 502 (response)", "a head: request or status line and fields, where no setting says another number") \
   X(REQUEST_LINE_BYTES, 8192, "bytes", "414", "a request line") \
   X(HEADER_FIELDS, 128, "fields", "431 (request), 502 (response)", "fields of one head") \
   X(HEADER_NAME_BYTES, 256, "bytes", "400 (request), 502 (response)", "a field name") \

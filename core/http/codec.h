@@ -69,6 +69,7 @@ struct codec_stream {
   struct response_head *response; /* upstream side: filled before on_head */
   struct headers *trailers;       /* filled before on_end; NULL if none */
   unsigned paused;                /* pause_reason bits */
+  size_t head_limit;              /* upstream side, the owner's to set before send_request: bytes of the answer's head */
   uint64_t answer_bytes;          /* upstream side: bytes of the answer that have come, 1xx included */
   bool is_request_on_wire;        /* upstream side, set before on_abort: whether any byte of the request was handed to the kernel */
 };

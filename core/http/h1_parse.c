@@ -372,7 +372,7 @@ struct head_verdict h1_parse_request(struct h1_parse *parse, struct span head, c
 
 static struct head_verdict parse_response(struct h1_parse *parse, struct span head, struct span method, struct arena *arena, struct response_head *response) {
   struct head_facts facts = {0, 0};
-  struct head_verdict verdict = head_check_facts(HEAD_RESPONSE, head, LIMIT_HEAD_BYTES, LIMIT_HEADER_FIELDS, &facts);
+  struct head_verdict verdict = head_check_facts(HEAD_RESPONSE, head, head.length, LIMIT_HEADER_FIELDS, &facts);
   if (verdict.status) return verdict;
   parse->allow_underscores = true;
   parse->ignore_invalid = false;

@@ -64,6 +64,7 @@ void h1_parse_head_done(struct h1_parse *parse);
 struct head_verdict h1_parse_request(struct h1_parse *parse, struct span head, const struct h1_rules *rules, struct arena *arena, struct request_head *request);
 /* Method and target of a head that cannot be taken, for the log. */
 void h1_parse_salvage(struct span head, struct arena *arena, struct request_head *request);
+/* Of any length: who gathered the head has bounded it. */
 struct head_verdict h1_parse_response(struct h1_parse *parse, struct span head, struct span method, struct arena *arena, struct response_head *response);
 
 enum h1_event { H1_EVENT_MORE = 0, H1_EVENT_DATA = 1, H1_EVENT_END = 2, H1_EVENT_BAD = 3 };

@@ -158,7 +158,8 @@ static void take_head(struct h1_upstream *upstream, struct span head) {
 }
 
 static void read_head(struct h1_upstream *upstream, const char *data, size_t length, size_t *taken) {
-  static const struct h1_rules rules = {.head_bytes = LIMIT_HEAD_BYTES, .line_bytes = LIMIT_HEAD_BYTES};
+  size_t most = upstream->stream.head_limit;
+  struct h1_rules rules = {.head_bytes = most, .line_bytes = most};
   struct span head;
   enum h1_gather result = h1_parse_gather(&upstream->parse, data, length, &rules, taken, &head);
   upstream->stream.answer_bytes += *taken;
@@ -387,7 +388,7 @@ static const struct codec_ops stream_ops = {
 static struct codec_stream *open_stream(struct codec_upstream *base, struct arena *arena) {
   struct h1_upstream *upstream = upstream_of(base);
   must(!upstream->is_open && !upstream->is_over);
-  upstream->stream = (struct codec_stream){.magic = STREAM_MAGIC, .ops = &stream_ops, .arena = arena};
+  upstream->stream = (struct codec_stream){.magic = STREAM_MAGIC, .ops = &stream_ops, .arena = arena, .head_limit = LIMIT_HEAD_BYTES};
   upstream->sink = (struct h1_sink){.framing = BODY_NONE};
   upstream->informational = 0;
   upstream->is_open = true;

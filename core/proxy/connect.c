@@ -181,6 +181,7 @@ enum step_result step_send_head(struct exchange *exchange) {
   struct codec_stream *stream = codec_upstream_open(exchange->connection->codec, &exchange->arena);
   stream->events = &relay_upstream_events;
   stream->owner = exchange;
+  stream->head_limit = exchange->settings->head_limit;
   exchange->upstream_stream = stream;
   stream->ops->send_request(stream, upstream_head_make(exchange));
   exchange->body_was_written = true;

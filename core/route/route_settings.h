@@ -17,7 +17,7 @@
   X(send_timeout, SECONDS, 60000, "seconds") \
   X(body_limit, BYTES, LIMIT_BODY_BYTES, "bytes, 0 = none") \
   X(request_body_buffer, BYTES, LIMIT_BODY_BUFFER_BYTES, "bytes") \
-  X(head_limit, BYTES, LIMIT_HEAD_BYTES, "bytes of an upstream's head") \
+  X(head_limit, BYTES, LIMIT_HEAD_BYTES, "bytes of an answer's head") \
   X(request_buffering, FLAG, 1, "") \
   X(response_buffering, FLAG, 0, "") \
   X(http_version, TEXT, 0, "1.0 or 1.1") \

@@ -29,7 +29,7 @@ put(LATER, [[
   fastcgi-index fastcgi-params-configmap
   limit-connections limit-rps limit-rpm limit-burst-multiplier limit-rate limit-rate-after limit-allowlist limit-whitelist
   mirror-target mirror-host mirror-request-body
-  proxy-buffering proxy-buffer-size proxy-http-version
+  proxy-buffering proxy-http-version
   proxy-ssl-secret proxy-ssl-verify proxy-ssl-verify-depth proxy-ssl-name proxy-ssl-server-name proxy-ssl-protocols proxy-ssl-ciphers
   ssl-ciphers ssl-prefer-server-ciphers ssl-passthrough
 ]])

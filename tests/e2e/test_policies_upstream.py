@@ -156,6 +156,18 @@ def test_next_upstream(through, words, bad, method, repeated):
     assert (set(answers) == {200}) is repeated, answers
 
 
+@pytest.mark.parametrize("size, head, code", [(None, 30000, 200), (None, 34000, 502), ("64k", 60000, 200), ("64k", 70000, 502), ("4k", 3900, 200), ("4k", 4200, 502), ("0", 30000, 200), ("9m", 30000, 200)])
+def test_proxy_buffer_size(through, size, head, code):
+    """How long the head of an answer may be, its status line and blank line included."""
+    start = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
+    lines = b"".join(b"X-%d: " % n + b"a" * 990 + b"\r\n" for n in range(head // 1000))
+    rest = head - len(start + lines) - 2
+    answer = start + lines + (b"Y: " + b"b" * (rest - 5) + b"\r\n" if rest > 5 else b"") + b"\r\nok"
+    proxy = through([answering(answer)], {"proxy_buffer_size": size} if size else {})
+    got = proxy.request("/", "a.example")
+    assert (got.status, got.text if code == 200 else "ok") == (code, "ok")
+
+
 @pytest.mark.parametrize("value, lines, connections", [("close", ["connection: close"], 2), ("keep-alive", ["connection: keep-alive"], 1), ("upgrade", [], 1), (None, [], 1)])
 def test_connection_proxy_header(through, value, lines, connections):
     proxy = through([answering(OK)], {"connection_proxy_header": value} if value else {}, workers=1)

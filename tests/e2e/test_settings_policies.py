@@ -34,20 +34,21 @@ def full_listener():
 @pytest.fixture(scope="module")
 def world():
     app, other = Echo("app"), Echo("other")
-    origins = {"fine": Origin(answering(OK)), "busy": Origin(answering(b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n")), "deaf": Origin(reads_heads_only)}
+    origins = {"fine": Origin(answering(OK)), "busy": Origin(answering(b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n")), "deaf": Origin(reads_heads_only),
+               "long": Origin(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: " + b"a" * 4000 + b"\r\n\r\n"))}
     full, held = full_listener()
     objects = [service("app"), *slice_of([app.port], name="app"), service("two"), *slice_of([app.port, other.port], name="two"), service("mixed"),
                *slice_of([origins["fine"].port, origins["busy"].port], name="mixed"), service("fine"), *slice_of([origins["fine"].port], name="fine"), service("deaf"),
-               *slice_of([origins["deaf"].port], name="deaf"), service("full"), *slice_of([full.getsockname()[1]], name="full"),
+               *slice_of([origins["deaf"].port], name="deaf"), service("long"), *slice_of([origins["long"].port], name="long"), service("full"), *slice_of([full.getsockname()[1]], name="full"),
                service("cluster", port=other.port, clusterIP="127.0.0.1"), *slice_of([app.port], name="cluster"),
                config_map("headers", {"X-One": "1"}), config_map("headers", {"X-One": "theirs"}, namespace="elsewhere")]
     cases = [case("app.example", service_name="app"), case("two.example", service_name="two"), case("mixed.example", service_name="mixed"), case("fine.example", service_name="fine"),
-             case("deaf.example", service_name="deaf"), case("full.example", service_name="full"), case("cluster.example", service_name="cluster", more={"port": other.port}),
+             case("deaf.example", service_name="deaf"), case("full.example", service_name="full"), case("long.example", service_name="long"), case("cluster.example", service_name="cluster", more={"port": other.port}),
              case("headers.example", service_name="app", custom_headers="headers"), case("foreign.example", service_name="app", custom_headers="elsewhere/headers"),
              case("medium.example", service_name="app", force_ssl_redirect="true"), case("moved.example", service_name="app", permanent_redirect="/moved"),
              case("slash.example", service_name="app", path="/p/"), case("bare.example", service_name="app", from_to_www_redirect="true")]
     manifests = {"app.json": objects, "ingress.json": cases, "settings.json": [config_map("settings", {}, namespace="system")]}
-    expected = [r"setting=", r"ConfigMap system/", r"custom-headers", r"host=(headers|foreign|medium|full|deaf|mixed).example", r"timed out", r"risk", r"status=50[234]", r"endpoint"]
+    expected = [r"setting=", r"ConfigMap system/", r"custom-headers", r"host=(headers|foreign|medium|full|deaf|mixed|long).example", r"timed out", r"risk", r"status=50[234]", r"endpoint"]
     with running(manifests, [app, other], flags=["--configmap", "system/settings"], workers=1, expect_errors=expected) as proxy:
         proxy.origins, proxy.app, proxy.other = origins, app, other
         yield proxy
@@ -126,6 +127,17 @@ def test_timeouts(settings, key, host, body):
     except (BrokenPipeError, ConnectionResetError):
         status = 504  # the answer came while the body was being sent
     assert status == 504 and 0.9 < time.monotonic() - started < 4
+
+
+def test_proxy_buffer_size(settings):
+    world = settings()
+    assert world.request("/", "fine.example").status == 200
+    settings(proxy_buffer_size="32")
+    assert world.request("/", "fine.example").status == 200, "less than any head: the default is used"
+    settings(proxy_buffer_size="1k")
+    assert (world.request("/", "fine.example").status, world.request("/", "long.example").status) == (200, 502)
+    settings(proxy_buffer_size="8k")
+    assert world.request("/", "long.example").status == 200
 
 
 def test_service_upstream(settings):
