@@ -97,6 +97,16 @@ local function first_denial(result)
   end
 end
 
+--- Notes that a policy refuses the Ingress that wrote an annotation. One that has stood has no earlier version to fall back to: its routes are closed.
+local function refuse(input, made, result, ingress)
+  local by = result.rejected_by
+  for _, one in ipairs(by and input.ingresses or {}) do
+    if one.namespace == by.namespace and one.name == by.name then ingress = one end
+  end
+  made.rejected[ingress] = result.rejected
+  if input.has_stood(ingress) then made.closed[ingress] = made.closed[ingress] or result.rejected end
+end
+
 local function raw_config(result)
   return native.raw(result.config)
 end
@@ -111,7 +121,7 @@ local function attach_host(input, made, facts)
     if result then
       add_findings(made, result, input.ingresses[1])
       body.denied = body.denied or first_denial(result)
-      if result.rejected then made.rejected[input.ingresses[1]] = result.rejected end
+      if result.rejected then refuse(input, made, result, input.ingresses[1]) end
       if result.config and policy.hooks.server_rewrite then body.hooks[#body.hooks + 1] = { policy = policy.name, config = raw_config(result) } end
       for _, name in ipairs(result.aliases or {}) do made.aliases[#made.aliases + 1] = name:lower() end
       for _, name in ipairs(result.redirect_hosts or {}) do made.redirect_hosts[#made.redirect_hosts + 1] = name:lower() end
@@ -179,10 +189,7 @@ local function attach_route(input, made, facts, route)
     if result then
       add_findings(made, result, ingress)
       body.denied = body.denied or first_denial(result)
-      if result.rejected then
-        made.rejected[ingress] = result.rejected
-        if input.has_stood(ingress) then body.denied = body.denied or result.rejected end -- there is no earlier version to fall back to
-      end
+      if result.rejected then refuse(input, made, result, ingress) end
       for name, value in pairs(result.set or {}) do body.settings[name] = value end
       copy_edits(result.edits, body.edits)
       if result.config then
@@ -227,11 +234,11 @@ function attaching.host(input)
   local routes, shadowed, paths = model.routes(input.name, input.ingresses)
   local made = {
     body = { tls = input.has_tls, certificate = input.certificate, regex = false, hooks = array {}, routes = array {} },
-    name = input.name, findings = {}, setting_findings = {}, aliases = {}, redirect_hosts = {}, upstreams = {}, rejected = {}, set = {},
+    name = input.name, findings = {}, setting_findings = {}, aliases = {}, redirect_hosts = {}, upstreams = {}, rejected = {}, closed = {}, set = {},
   }
   local facts = { name = input.name, tls = input.has_tls, listener = { name = "default", https_port = input.https_port }, sources = sources_of(input, paths) }
   attach_host(input, made, facts)
-  local denied_by = {}
+  local denied_by = made.closed
   for i, route in ipairs(routes) do
     local body, ingress = attach_route(input, made, facts, route)
     made.body.routes[i] = body

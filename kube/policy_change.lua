@@ -76,6 +76,7 @@ function policy_change.finish(self)
     for _, made in pairs(pass.built) do self:note_settings(made.setting_findings) end
     self.dirty.setting_findings = true
   end
+  self:judge_again()
   self.dirty.settings = true -- policies may declare other settings
   self:build_settings()
   self:finish_message()

@@ -1,5 +1,7 @@
---- Values of scope "upstream": Ingresses that lead to one upstream share it, and the oldest of them that sets such an annotation decides for all.
+--- Values of scope "upstream": Ingresses that lead to one upstream share it, and the oldest of them that sets such an annotation decides for all. What
+-- is invalid, too risky, or has no effect without another annotation decides for nobody else.
 local model = require "kube.model"
+local schema = require "moongate.schema"
 
 local scopes = {}
 scopes.__index = scopes
@@ -8,7 +10,9 @@ scopes.__index = scopes
 function scopes.new(short)
   return setmetatable({
     short = short,
-    names = {},     -- annotations of that scope, as the live policies declare them
+    names = {},     -- annotations of that scope, as the live policies declare them: name -> { spec, requires, is_trusted }
+    risk = schema.RISKS.high,
+    faults = setmetatable({}, { __mode = "k" }), -- annotations of an Ingress -> name -> what is wrong with it, or false
     setters = {},   -- upstream name -> { [Ingress id] = Ingress that sets one of them }
     merged = {},    -- upstream name -> annotation -> value
     touched = {},   -- upstream name -> true: to be merged again
@@ -16,15 +20,44 @@ function scopes.new(short)
 end
 
 --- The annotations of scope "upstream" that a policy set declares.
----@return table<string, true>
+---@return table<string, table>
 function scopes.declared(order)
   local names = {}
   for _, policy in ipairs(order) do
     for name, spec in pairs(policy.description.annotations or {}) do
-      if type(spec) == "table" and spec.scope == "upstream" then names[name] = true end
+      if type(spec) == "table" and spec.scope == "upstream" then
+        names[name] = { spec = spec, requires = schema.names(spec.requires), is_trusted = policy.is_trusted }
+      end
     end
   end
   return names
+end
+
+local function is_set(value)
+  return value ~= nil and value:find("%S") ~= nil
+end
+
+--- "invalid", "alone" (without what it requires), or false. A guest's patterns are not run here: its values count as they are.
+local function find_fault(self, short, name)
+  local declared = self.names[name]
+  local spec = declared.spec
+  if (schema.RISKS[spec.risk or "low"] or 0) > self.risk then return "invalid" end
+  for _, other in ipairs(declared.requires) do
+    if not is_set(short[other]) then return "alone" end
+  end
+  if not declared.is_trusted then return false end
+  local _, complaint = schema.parse(name, spec, short[name])
+  return complaint and "invalid" or false
+end
+
+local function fault_of(self, short, name)
+  local known = self.faults[short]
+  if not known then
+    known = {}
+    self.faults[short] = known
+  end
+  if known[name] == nil then known[name] = find_fault(self, short, name) end
+  return known[name]
 end
 
 local function upstreams_of(ingress)
@@ -41,7 +74,7 @@ end
 
 local function sets_one(self, ingress)
   for name, value in pairs(self.short(ingress)) do
-    if self.names[name] and value:find("%S") then return true end
+    if self.names[name] and is_set(value) then return true end
   end
   return false
 end
@@ -50,10 +83,10 @@ end
 local function merge(self, upstream)
   local values, from = {}, {}
   for _, ingress in pairs(self.setters[upstream] or {}) do
-    for name, value in pairs(self.short(ingress)) do
-      if self.names[name] and value:find("%S") and (not from[name] or model.is_older(ingress, from[name])) then
-        values[name], from[name] = value, ingress
-      end
+    local short = self.short(ingress)
+    for name, value in pairs(short) do
+      local counts = self.names[name] and is_set(value) and (not from[name] or model.is_older(ingress, from[name])) and not fault_of(self, short, name)
+      if counts then values[name], from[name] = value, ingress end
     end
   end
   return next(values) and values or nil
@@ -112,11 +145,26 @@ function scopes:settle(changed)
   end
 end
 
+local function same_names(a, b)
+  for name, declared in pairs(a) do
+    if not b[name] or b[name].spec ~= declared.spec or b[name].is_trusted ~= declared.is_trusted then return false end
+  end
+  for name in pairs(b) do
+    if a[name] == nil then return false end
+  end
+  return true
+end
+
+local function forget_faults(self)
+  self.faults = setmetatable({}, { __mode = "k" })
+end
+
 --- Other policies may declare other names: looks at all Ingresses again if so.
 ---@param placed table<string, table> Ingress id -> Ingress
 function scopes:declare(names, placed, changed)
-  if same(names, self.names) then return end
+  if same_names(names, self.names) then return end
   self.names, self.setters = names, {}
+  forget_faults(self)
   local before = self.merged
   self.merged = {}
   for id, ingress in pairs(placed) do self:place(id, nil, ingress) end
@@ -129,22 +177,39 @@ function scopes:declare(names, placed, changed)
   end
 end
 
+--- The highest risk that annotations may have is another one. What follows is worked out by `settle`.
+---@param level string|nil of the setting annotations-risk-level
+function scopes:allow_risk(level)
+  local risk = schema.RISKS[(schema.clean(level) or "high"):lower()] or schema.RISKS.high
+  if risk == self.risk then return end
+  self.risk = risk
+  forget_faults(self)
+  for name in pairs(self.setters) do self.touched[name] = true end
+end
+
 --- The annotations of a route that leads to `upstream`: the shared values in the place of its own.
 ---@param upstream string
 ---@param short table<string, string>
 ---@return table<string, string>
 function scopes:apply(upstream, short)
-  local values, is_other = self.merged[upstream], false
-  for name in pairs(self.names) do
-    if short[name] ~= (values and values[name]) then is_other = true end
+  local values, copy = self.merged[upstream] or {}, nil
+  for name, declared in pairs(self.names) do
+    local own, value = short[name], values[name]
+    if is_set(own) and own ~= value then
+      local fault = fault_of(self, short, name)
+      local needs_nothing = fault == "alone"
+      for _, other in ipairs(declared.requires) do needs_nothing = needs_nothing and not is_set(values[other]) end
+      if fault == "invalid" or needs_nothing then value = own end -- it stays, for its owner to be told
+    end
+    if own ~= value then
+      if not copy then
+        copy = {}
+        for key, text in pairs(short) do copy[key] = text end
+      end
+      copy[name] = value
+    end
   end
-  if not is_other then return short end
-  local copy = {}
-  for name, value in pairs(short) do
-    if not self.names[name] then copy[name] = value end
-  end
-  for name, value in pairs(values or {}) do copy[name] = value end
-  return copy
+  return copy or short
 end
 
 return scopes

@@ -217,6 +217,17 @@ function sync:reject(ingress, text)
   self:check_ingress(ingress.id)
 end
 
+--- Settings or policies are others: what they refused may be good now.
+function sync:judge_again()
+  local ids = {}
+  for id in pairs(self.rejected) do ids[#ids + 1] = id end
+  for _, id in ipairs(ids) do
+    self.rejected[id] = nil
+    self:report("rejected " .. id, nil)
+    self:check_ingress(id)
+  end
+end
+
 -- ---- taking in object changes ----
 
 local apply = {}
@@ -358,9 +369,11 @@ function sync:build_settings()
   self:default_certificate(fields, list)
   fields.edits = edits
   self:report("settings", list)
+  self.scopes:allow_risk(raw["annotations-risk-level"])
   self.store:judge_paths(own["strict-validate-path-type"] == false)
   self:send("settings", "settings", native.encode(fields))
   if self.is_ready and (not same(raw, self.raw_settings) or before["service-upstream"] ~= own["service-upstream"]) then
+    self:judge_again()
     for host in pairs(self.hosts) do self:enqueue(host) end
   end
   self.raw_settings = raw

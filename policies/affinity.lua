@@ -1,38 +1,51 @@
---- Keeps a visitor on one endpoint by a cookie: `<endpoint key>|<upstream key>`.
+--- Keeps a visitor on one endpoint by a cookie: `<endpoint key>|<upstream key>`. Which endpoint a cookie means is the upstream's: all Ingresses that
+-- lead there follow it, and agree on its name. Only those that ask for affinity themselves give one, each with its own Path, Domain, and so on.
 local moongate = require "moongate"
 
 local policy = {
   name = "affinity",
   summary = "Keeps a visitor on one endpoint by a cookie.",
   annotations = {
-    ["affinity"] = { type = "enum", values = { "cookie" }, doc = "`cookie`: a visitor stays on one endpoint." },
+    ["affinity"] = { type = "enum", values = { "cookie" }, scope = "upstream", doc = "`cookie`: a visitor stays on one endpoint." },
     ["affinity-mode"] = {
-      type = "enum", values = { "persistent", "balanced" }, default = "persistent", requires = "affinity", risk = "medium",
+      type = "enum", values = { "persistent", "balanced" }, default = "persistent", scope = "upstream", requires = "affinity", risk = "medium",
       doc = "`persistent`: a session stays as long as its endpoint serves. `balanced`: some sessions move when endpoints are added.",
     },
     ["session-cookie-name"] = {
-      type = "string", pattern = "^[%w%-%._~/:]+$", max_length = 256, default = "INGRESSCOOKIE", risk = "medium", doc = "Name of the cookie.",
+      type = "string", pattern = "^[%w%-%._~/:]+$", max_length = 256, default = "INGRESSCOOKIE", scope = "upstream", requires = "affinity", risk = "medium",
+      doc = "Name of the cookie.",
     },
     ["session-cookie-hash"] = {
-      type = "enum", values = { "md5", "sha1", "index" }, default = "md5", doc = "How the cookie names the endpoint: a hash of its address, or its index.",
+      type = "enum", values = { "md5", "sha1", "index" }, default = "md5", scope = "upstream", requires = "affinity",
+      doc = "How the cookie names the endpoint: a hash of its address, or its index.",
     },
     ["session-cookie-path"] = {
-      type = "path", pattern = "^[^;,]+$", risk = "medium", doc = "The cookie's Path; the path of the rule unless given. Needed with use-regex.",
+      type = "path", pattern = "^[^;,]+$", requires = "affinity", risk = "medium",
+      doc = "The cookie's Path; the path of the rule unless given. Needed with use-regex.",
     },
-    ["session-cookie-domain"] = { type = "string", pattern = "^%.?[%w%-%._]+$", risk = "medium", doc = "The cookie's Domain; none unless given." },
+    ["session-cookie-domain"] = {
+      type = "string", pattern = "^%.?[%w%-%._]+$", requires = "affinity", risk = "medium", doc = "The cookie's Domain; none unless given.",
+    },
     ["session-cookie-max-age"] = {
-      type = "integer", max = 1e11, min = -1e9, risk = "medium", doc = "The cookie's Max-Age, in seconds; a session cookie unless given.",
+      type = "integer", max = 1e11, min = -1e9, requires = "affinity", risk = "medium",
+      doc = "The cookie's Max-Age, in seconds; a session cookie unless given.",
     },
-    ["session-cookie-expires"] = { type = "integer", max = 1e11, min = -1e9, risk = "medium", doc = "The cookie's Expires, in seconds from now." },
-    ["session-cookie-secure"] = { type = "boolean", default = false, doc = "Secure even over plain HTTP. Over TLS the cookie is always Secure." },
+    ["session-cookie-expires"] = {
+      type = "integer", max = 1e11, min = -1e9, requires = "affinity", risk = "medium", doc = "The cookie's Expires, in seconds from now.",
+    },
+    ["session-cookie-secure"] = {
+      type = "boolean", default = false, requires = "affinity", doc = "Secure even over plain HTTP. Over TLS the cookie is always Secure.",
+    },
     ["session-cookie-samesite"] = {
-      type = "enum", values = { "None", "Lax", "Strict" }, ignore_case = "as_written", doc = "The cookie's SameSite; none unless given.",
+      type = "enum", values = { "None", "Lax", "Strict" }, ignore_case = "as_written", requires = "affinity",
+      doc = "The cookie's SameSite; none unless given.",
     },
     ["session-cookie-conditional-samesite-none"] = {
-      type = "boolean", default = false, doc = "Leaves SameSite=None out for browsers that misread it.",
+      type = "boolean", default = false, requires = "session-cookie-samesite", doc = "Leaves SameSite=None out for browsers that misread it.",
     },
     ["session-cookie-change-on-failure"] = {
-      type = "boolean", default = false, doc = "A retry goes to another endpoint at once, and the cookie follows it.",
+      type = "boolean", default = false, scope = "upstream", requires = "affinity",
+      doc = "A retry goes to another endpoint at once, and the cookie follows it.",
     },
   },
 }
@@ -43,32 +56,46 @@ local function upstream_key(name)
   return md5(md5(name) .. name)
 end
 
+--- Does the route's own Ingress ask for affinity, or only another one of the upstream?
+local function asks_itself(route)
+  for _, source in ipairs(route.host.sources) do
+    if source.name == route.source.name and source.namespace == route.source.namespace then return source.annotations["affinity"] == "cookie" end
+  end
+  return false
+end
+
+local function cookie_path(route, annotations)
+  local path = annotations["session-cookie-path"]
+  if path then return path end
+  path = route.path:find("[;,%s]") and "/" or route.path
+  if path:find("[%^%$%(%)%[%]%*%+%?|\\{}]") then
+    route:warn("session-cookie-path: is missing, and the path " .. route.path .. " is a pattern: no browser sends that cookie back")
+  end
+  return path
+end
+
 function policy.attach(route, annotations)
   if annotations["affinity"] ~= "cookie" then return end
-  local path = annotations["session-cookie-path"]
-  if not path then
-    path = route.path:find("[;,%s]") and "/" or route.path
-    if path:find("[%^%$%(%)%[%]%*%+%?|\\{}]") then
-      route:warn("session-cookie-path: is missing, and the path " .. route.path .. " is a pattern: no browser sends that cookie back")
-    end
-  end
   route:set("balancer", "round_robin") -- a session wins over upstream-hash-by and load-balance, its first endpoint too
   local keys = {}
   for _, upstream in ipairs(route.upstreams) do keys[upstream.name] = upstream_key(upstream.name) end
-  return {
+  local config = {
     name = annotations["session-cookie-name"],
     hash = annotations["session-cookie-hash"],
     uses_ring = annotations["affinity-mode"] == "balanced",
     changes_on_failure = annotations["session-cookie-change-on-failure"],
     keys = keys,
-    path = path,
-    domain = annotations["session-cookie-domain"],
-    max_age = annotations["session-cookie-max-age"],
-    expires = annotations["session-cookie-expires"],
-    secure = annotations["session-cookie-secure"],
-    same_site = annotations["session-cookie-samesite"],
-    asks_browser = annotations["session-cookie-samesite"] == "None" and annotations["session-cookie-conditional-samesite-none"],
   }
+  if not asks_itself(route) then return config end
+  config.gives_cookie = true
+  config.path = cookie_path(route, annotations)
+  config.domain = annotations["session-cookie-domain"]
+  config.max_age = annotations["session-cookie-max-age"]
+  config.expires = annotations["session-cookie-expires"]
+  config.secure = annotations["session-cookie-secure"]
+  config.same_site = annotations["session-cookie-samesite"]
+  config.asks_browser = annotations["session-cookie-samesite"] == "None" and annotations["session-cookie-conditional-samesite-none"]
+  return config
 end
 
 --- The endpoint key that the visitor brought for this upstream; nil if there is none.
@@ -118,6 +145,7 @@ function policy.balancer(exchange, config)
       return upstream:choose(endpoint)
     end
   end
+  if not config.gives_cookie then return end
   ctx.is_new = true
   if config.uses_ring then
     local endpoint

@@ -33,7 +33,8 @@ end
 
 describe("affinity", function()
   it("does nothing without affinity: cookie", function()
-    local route = shop({ affinity = "", ["session-cookie-name"] = "route" })
+    local route = shop({ affinity = "", ["session-cookie-name"] = "route" }, { allow_findings = true })
+    assert.equal("session-cookie-name: route has no effect without affinity", route.findings[1].text)
     assert.is_nil(set_cookie(visit(route)))
     route = shop({ affinity = "ip" }, { allow_findings = true })
     assert.equal("affinity: ip is none of cookie", route.findings[1].text)
@@ -54,6 +55,22 @@ describe("affinity", function()
         assert.is_nil(set_cookie(result))
       end
     end
+  end)
+
+  it("follows the cookie of another Ingress of the upstream, and gives none", function()
+    local route, seen = shop({}, { sources = { { namespace = "default", name = "test", paths = { "/" }, annotations = {} } } }), {}
+    for _, address in ipairs(ADDRESSES) do
+      local result = visit(route, cookie(md5(UPSTREAM .. address)))
+      assert.equal(address, result.endpoint)
+      assert.is_nil(set_cookie(result))
+    end
+    for _ = 1, 6 do
+      local result = visit(route)
+      seen[result.endpoint] = true
+      assert.is_nil(set_cookie(result))
+    end
+    assert.is_truthy(next(seen, next(seen)))
+    assert.is_nil(set_cookie(visit(route, cookie "0"))) -- a session whose endpoint is gone starts where cookies are given
   end)
 
   it("balances new visitors", function()

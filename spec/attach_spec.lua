@@ -206,9 +206,10 @@ describe("scope host", function()
     assert.same({ "/a" }, config_of(driver:attach_route(input).trial))
     assert.same({ "/a" }, config_of(driver:attach_host(input).trial))
     input.host.sources[2].annotations.root = "a"
-    local found = driver:attach_host(input).trial.findings[1]
-    assert.equal("root: a is not a path from the root", found.text)
-    assert.same({ namespace = "ns", name = "second" }, found.source)
+    local result = driver:attach_host(input).trial
+    assert.equal("root: a is not a path from the root", result.findings[1].text)
+    assert.same({ namespace = "ns", name = "second" }, result.findings[1].source)
+    assert.same({ "/b" }, config_of(result)) -- the next one's: its own is invalid, and nobody else's is
   end)
 end)
 

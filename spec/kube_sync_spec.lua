@@ -263,6 +263,26 @@ describe("values of an upstream", function()
     assert.equal("least_connections -, none, round_robin -", balancers(run))
   end)
 
+  it("are not those of an Ingress whose own are invalid, too risky, or without what they need", function()
+    local risk = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: settings }\ndata: { annotations-risk-level: %s }\n"
+    local run = kube.start { flags = { configmap = "default/settings" }, files = { ["s.yaml"] = WEB, ["m.yaml"] = risk:format "High",
+      ["b.yaml"] = one("b", 2, { ["load-balance"] = "ewma" }), ["a.yaml"] = one("a", 1, { ["load-balance"] = "fastest" }) } }
+    assert.equal("round_robin -, ewma -, none", balancers(run))
+    assert.matches("warn a.yaml:1: Ingress default/a: load%-balance: fastest is none of", run.findings())
+    run.change("a.yaml", one("a", 1, { ["upstream-hash-by"] = "$host" }))
+    assert.equal("hash $host, hash $host, none", balancers(run))
+    run.change("m.yaml", risk:format "Medium") -- hash-by is of high risk
+    assert.equal("round_robin -, ewma -, none", balancers(run))
+    assert.matches("upstream%-hash%-by", run.units["host a.test"].routes[1].denied) -- it stood before
+    assert.is_nil(run.units["host b.test"].routes[1].denied)
+    run.change("m.yaml", risk:format "High")
+    assert.equal("hash $host, hash $host, none", balancers(run))
+    run.change("a.yaml", one("a", 1, { ["upstream-hash-by-subset-size"] = "2", ["upstream-hash-by-subset"] = "true" }))
+    run.change("b.yaml", one("b", 2, { ["upstream-hash-by"] = "$host", ["upstream-hash-by-subset"] = "false" }))
+    assert.equal("hash $host, hash $host, none", balancers(run))
+    assert.is_nil(run.units["host b.test"].routes[1].settings.hash_subset_size)
+  end)
+
   it("touch no host of other upstreams", function()
     local run = kube.start { files = { ["s.yaml"] = WEB .. "---\n" .. kube.service("other"), ["a.yaml"] = one("a", 1),
       ["b.yaml"] = one("b", 2, nil, { { "/", service = "other" } }) } }
@@ -279,6 +299,40 @@ return policy
 ]])
     assert.is_truthy(seen["upsert host a.test"])
     assert.is_truthy(seen["upsert host b.test"])
+  end)
+end)
+
+describe("a host", function()
+  teardown(kube.clean)
+  it("loses nothing to the Ingress that says too much about it", function()
+    local function aged(name, day, annotations, path)
+      return kube.ingress { name = name, annotations = annotations, created = ("2024-01-%02dT00:00:00Z"):format(day), paths = { { path } } }
+    end
+    local run = kube.start { flags = { configmap = "default/settings" }, files = { ["s.yaml"] = WEB, ["a.yaml"] = aged("a", 1, nil, "/a"),
+      ["m.yaml"] = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: settings }\ndata: { annotations-risk-level: Low }\n",
+      ["b.yaml"] = aged("b", 2, { ["server-alias"] = "alias.test" }, "/b"), ["c.yaml"] = aged("c", 3, { ["app-root"] = "not a path" }, "/c"),
+      ["d.yaml"] = aged("d", 4, nil, "/d") } }
+    local paths = {}
+    for i, route in ipairs(run.units["host shop.test"].routes) do paths[i] = route.path .. (route.denied and " denied" or "") end
+    assert.same({ "/a", "/d", "/" }, paths) -- b and c are refused
+    assert.matches("error b.yaml:1: Ingress default/b: server%-alias", run.findings())
+    local risk = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: settings }\ndata: { annotations-risk-level: %s }\n"
+    run.change("m.yaml", risk:format "High")
+    run.change("a.yaml", aged("a", 1, { ["use-regex"] = "maybe" }, "/a"))
+    run.change("c.yaml", aged("c", 3, { ["app-root"] = "/start" }, "/c"))
+    run.change("d.yaml", aged("d", 4, { ["rewrite-target"] = "/x" }, "/d"))
+    assert.not_matches("default/[bcd]: use%-regex", run.findings())
+    assert.equal(1, #run.units["host shop.test"].hooks)
+    assert.same({ owner = "shop.test", redirect = false }, run.units["host alias.test"])
+    -- what they all said is too much now: those that said it are closed, as they have stood
+    run.change("m.yaml", risk:format "Low")
+    local denied = {}
+    for _, route in ipairs(run.units["host shop.test"].routes) do denied[route.path] = route.denied or false end
+    assert.same({ ["/a"] = false, ["/"] = false }, { ["/a"] = denied["/a"], ["/"] = denied["/"] })
+    assert.matches("server%-alias", denied["/b"])
+    assert.matches("app%-root", denied["/c"])
+    assert.matches("rewrite%-target", denied["/d"])
+    assert.same({ hooks = 0 }, { hooks = #run.units["host shop.test"].hooks, alias = run.units["host alias.test"] })
   end)
 end)
 

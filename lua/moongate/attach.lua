@@ -170,22 +170,25 @@ local function own_raw(item, raws)
   return raw
 end
 
---- The text of an annotation where its scope says it comes from, and the object that wrote it.
-local function raw_of(item, input)
+--- The texts of an annotation where its scope says they come from, each with the object that wrote it; the first good one counts.
+local function raws_of(item, input)
+  local found = {}
   if item.spec.scope == "host" then
     for _, source in ipairs(input.host.sources or {}) do
       local raw = own_raw(item, source.annotations or {})
-      if raw ~= nil then return raw, { namespace = source.namespace, name = source.name } end
+      if raw ~= nil then found[#found + 1] = { raw = raw, source = { namespace = source.namespace, name = source.name } } end
     end
   end
-  return own_raw(item, input.annotations or {})
+  local raw = #found == 0 and own_raw(item, input.annotations or {})
+  if raw then found[1] = { raw = raw } end
+  return found
 end
 
 local function missing_requirement(entry, item, input)
   for _, name in ipairs(item.requires) do
     local found
     for _, other in ipairs(entry.annotations) do
-      if other.name == name then found = raw_of(other, input) end
+      if other.name == name then found = raws_of(other, input)[1] end
     end
     if found == nil and schema.clean((input.annotations or {})[name]) == nil then return name end
   end
@@ -199,38 +202,53 @@ local function risk_complaint(item, raw, settings)
   end
 end
 
---- All annotations of a policy as values. Complaints go to the result: findings, and `rejected`.
+local function is_of_another(source, input)
+  local own = input.route and input.route.source
+  return source ~= nil and own ~= nil and (source.namespace ~= own.namespace or source.name ~= own.name)
+end
+
+--- One text as a value. Nil: the next one counts, or the default; nil and true: what is wrong is the end of it.
+local function read_one(entry, item, one, input, result)
+  local findings = result.findings
+  local risky = risk_complaint(item, one.raw, input.settings or {})
+  if risky then -- its own object is refused; everyone else goes on without the value
+    if is_of_another(one.source, input) then return nil, false end
+    if not result.rejected then result.rejected, result.rejected_by = risky, one.source end
+    note(findings, "error", risky, item.name, nil, one.source)
+    return nil, false
+  end
+  local missing = missing_requirement(entry, item, input)
+  if missing then
+    note(findings, "warn", item.name .. ": " .. schema.show(one.raw) .. " has no effect without " .. missing, item.name, nil, one.source)
+    return nil, true
+  end
+  local context = { skipped = {} }
+  local value, complaint = schema.parse(item.name, item.spec, one.raw, context)
+  for i = 1, #context.skipped do note(findings, "warn", context.skipped[i], item.name, nil, one.source) end
+  if not complaint then return value, true end
+  local on_invalid = entry.guard and "deny" or item.spec.on_invalid or "default"
+  if on_invalid == "reject" and not result.rejected then result.rejected, result.rejected_by = complaint, one.source end
+  note(findings, on_invalid == "deny" and "deny" or on_invalid == "reject" and "error" or "warn", complaint, item.name, nil, one.source)
+  return nil, on_invalid ~= "default"
+end
+
+--- All annotations of a policy as values. Complaints go to the result: findings, and `rejected` with the object that it is about. In attach_host only
+-- about what is the host's: the rest is said where the routes of its object are.
 local function read_annotations(entry, input, result)
-  local settings, values, findings = input.settings or {}, {}, result.findings
+  local values, aside = {}, { findings = {} }
   for _, item in ipairs(entry.annotations) do
-    local fallback = item.default
+    local value = item.default
     if item.setting then
-      local read = read_setting(item.setting, settings)
-      note_setting(entry, item.setting, read, findings)
-      fallback = read.value
+      local read = read_setting(item.setting, input.settings or {})
+      note_setting(entry, item.setting, read, result.findings)
+      value = read.value
     end
-    local raw, source = raw_of(item, input)
-    local value
-    if raw ~= nil then
-      local context, complaint = { skipped = {} }, nil
-      local risky = risk_complaint(item, raw, settings)
-      local missing = not risky and missing_requirement(entry, item, input)
-      if risky then
-        result.rejected = result.rejected or risky
-        note(findings, "error", risky, item.name, nil, source)
-      elseif missing then
-        note(findings, "warn", item.name .. ": " .. schema.show(raw) .. " has no effect without " .. missing, item.name, nil, source)
-      else
-        value, complaint = schema.parse(item.name, item.spec, raw, context)
-      end
-      for i = 1, #context.skipped do note(findings, "warn", context.skipped[i], item.name, nil, source) end
-      if complaint then
-        local on_invalid = entry.guard and "deny" or item.spec.on_invalid or "default"
-        if on_invalid == "reject" then result.rejected = result.rejected or complaint end
-        note(findings, on_invalid == "deny" and "deny" or on_invalid == "reject" and "error" or "warn", complaint, item.name, nil, source)
-      end
+    local is_told = input.route or item.spec.scope == "host"
+    for _, one in ipairs(raws_of(item, input)) do
+      local own, is_end = read_one(entry, item, one, input, is_told and result or aside)
+      if own ~= nil then value = own end
+      if is_end then break end
     end
-    if value == nil then value = fallback end
     values[item.name] = value
   end
   return values
@@ -312,7 +330,7 @@ local function run(entry, method, object, input, result)
   for _, finding in ipairs(result.findings) do
     if finding.level == "deny" then return end
   end
-  if result.rejected then return end
+  if result.rejected and input.route then return end
   local ok, config = pcall(entry.policy[method], object, annotations, settings)
   objects.close(object)
   local problem

@@ -11,29 +11,37 @@ from origin import Origin
 from worlds import PREFIX, case, named, running
 
 STICKY = {"affinity": "cookie"}
+
+
+def own(host, **more):
+    """An Ingress with a Service of its own: stickiness is the upstream's, so that two Ingresses of one Service would share it."""
+    return case(host, service_name=host.partition(".")[0], **more)
+
+
 CASES = [
     case("default.example", **STICKY),
-    case("sha1.example", **STICKY, session_cookie_hash="sha1"),
-    case("index.example", **STICKY, session_cookie_hash="index"),
-    case("all.example", **STICKY, session_cookie_name="S", session_cookie_path="/p", session_cookie_domain="all.example", session_cookie_max_age="60",
+    own("sha1.example", **STICKY, session_cookie_hash="sha1"),
+    own("index.example", **STICKY, session_cookie_hash="index"),
+    own("all.example", **STICKY, session_cookie_name="S", session_cookie_path="/p", session_cookie_domain="all.example", session_cookie_max_age="60",
          session_cookie_expires="120", session_cookie_secure="true", session_cookie_samesite="Strict"),
-    case("paths.example", path=["/something", "/somewhereelse"], **STICKY),
-    case("insecure.example", **STICKY, session_cookie_secure="false"),
-    case("samesite.example", **STICKY, session_cookie_samesite="lax"),
-    case("none.example", **STICKY, session_cookie_samesite="None", session_cookie_conditional_samesite_none="true"),
-    case("bad-age.example", **STICKY, session_cookie_max_age="an hour", session_cookie_expires="1h"),
-    case("bad-name.example", **STICKY, session_cookie_name="a b"),
-    case("bad-samesite.example", **STICKY, session_cookie_samesite="Always"),
-    case("capital.example", affinity="Cookie"),
-    case("mode-alone.example", affinity_mode="persistent", session_cookie_name="x"),
-    case("balanced.example", **STICKY, affinity_mode="balanced", session_cookie_name="ring"),
-    case("aliased.example", **STICKY, server_alias="other-name.example, *.wild-alias.example"),
+    own("paths.example", path=["/something", "/somewhereelse"], **STICKY),
+    own("insecure.example", **STICKY, session_cookie_secure="false"),
+    own("samesite.example", **STICKY, session_cookie_samesite="lax"),
+    own("none.example", **STICKY, session_cookie_samesite="None", session_cookie_conditional_samesite_none="true"),
+    own("bad-age.example", **STICKY, session_cookie_max_age="an hour", session_cookie_expires="1h"),
+    own("bad-name.example", **STICKY, session_cookie_name="a b"),
+    own("bad-samesite.example", **STICKY, session_cookie_samesite="Always"),
+    own("capital.example", affinity="Cookie"),
+    own("mode-alone.example", affinity_mode="persistent", session_cookie_name="x"),
+    own("balanced.example", **STICKY, affinity_mode="balanced", session_cookie_name="ring"),
+    own("aliased.example", **STICKY, server_alias="other-name.example, *.wild-alias.example"),
     case("shared.example", path="/sticky", **STICKY),
     case("shared.example", path="/free", name="shared-free"),
     case("zero.example", service_name="empty", **STICKY),
-    case("nine.example", **STICKY, session_cookie_max_age="-1"),
-    case("regex.example", path="/re/.*", path_type="ImplementationSpecific", use_regex="true", session_cookie_path="/re", **STICKY),
-    case("catch.example", path="/", name="zz-hostless", **STICKY),
+    own("nine.example", **STICKY, session_cookie_max_age="-1"),
+    own("regex.example", path="/re/.*", path_type="ImplementationSpecific", use_regex="true", session_cookie_path="/re", **STICKY),
+    case("sharer.example", service_name="balanced"),
+    case("sharer-other.example", service_name="sha1", session_cookie_name="unread", session_cookie_hash="index"),
     case("hash.example", service_name="hashed", upstream_hash_by="$request_uri", load_balance="ewma"),
     case("hash-subset.example", service_name="subset", upstream_hash_by="$arg_key", upstream_hash_by_subset="true", upstream_hash_by_subset_size="2"),
     case("hash-sticky.example", service_name="both", upstream_hash_by="$host", **STICKY),
@@ -46,11 +54,10 @@ CASES = [
 @pytest.fixture(scope="module")
 def world():
     apps = [Echo(f"pod-{n}") for n in range(4)]
-    names = ["echoheaders", "hashed", "subset", "both", "quick", "least", "bad"]
     objects = [service("empty")]
-    for name in names:
+    for name in sorted({path["backend"]["service"]["name"] for one in CASES for path in one["spec"]["rules"][0]["http"]["paths"]} - {"empty"}):
         objects += [service(name), *slice_of([app.port for app in apps], name=name)]
-    expected = [r"session-cookie", r"annotation=affinity", r"affinity: Cookie", r"Service default/empty", r"host=zero.example", r"load-balance", r"affinity-mode"]
+    expected = [r"session-cookie", r"annotation=affinity", r"affinity: Cookie", r"Service default/empty", r"host=zero.example", r"load-balance", r"affinity-mode", r"host=zero"]
     with running({"app.json": objects, "ingress.json": CASES}, apps, expect_errors=expected) as proxy:
         proxy.apps = apps
         yield proxy
@@ -86,7 +93,7 @@ def test_the_cookie_names_endpoint_and_upstream(world):
 def test_session_cookie_hash(world):
     answer, value = new_session(world, "sha1.example")
     owner = next(app for app in world.apps if app.name == answer.header("x-echo-name"))
-    assert value.split("|")[0] == hashlib.sha1(f"default-echoheaders-80127.0.0.1:{owner.port}".encode()).hexdigest()
+    assert value.split("|")[0] == hashlib.sha1(f"default-sha1-80127.0.0.1:{owner.port}".encode()).hexdigest()
     for _ in range(4):
         answer, value = new_session(world, "index.example")
         assert re.fullmatch(r"\d+", value.split("|")[0])
@@ -165,6 +172,47 @@ def test_other_ingresses_of_the_host_set_no_cookie(world):
     assert not cookies(world.request("/free", "shared.example"))
     assert cookies(world.request("/sticky", "shared.example"))
     assert not cookies(world.request("/elsewhere", "shared.example"))
+
+
+def served(world, host, value=None, name="INGRESSCOOKIE", path="/"):
+    """Who answers, and whether a cookie comes with it."""
+    answer = world.request(path, host, headers={"Cookie": f"{name}={value}"} if value else {})
+    assert answer.status == 200
+    return answer.header("x-echo-name"), bool(cookies(answer))
+
+
+def test_a_session_holds_wherever_its_upstream_serves(world):
+    """Other Ingresses of the Service follow the cookie; only those that ask for affinity give one."""
+    for _ in range(8):
+        answer, value = new_session(world, "shared.example", "/sticky")
+        for _ in range(3):
+            assert served(world, "shared.example", value, path="/free") == (answer.header("x-echo-name"), False)
+    assert len({served(world, "shared.example", path="/free") for _ in range(12)}) > 1
+
+
+def test_how_a_session_is_named_is_the_upstreams(world):
+    """The ring, the name of the cookie and its hash hold on another Ingress too; what that one says without `affinity` is not heard."""
+    for host, other, name in (("balanced.example", "sharer.example", "ring"), ("sha1.example", "sharer-other.example", "INGRESSCOOKIE")):
+        for _ in range(6):
+            answer, value = new_session(world, host, name=name)
+            assert served(world, other, value, name) == (answer.header("x-echo-name"), False)
+
+
+def test_the_oldest_names_the_session(moongate, echo):
+    apps = [echo(f"pod-{n}") for n in range(3)]
+
+    def aged(name, day, **annotations):
+        return ingress(name, f"{name}.example", annotations=named(**annotations), metadata={"creationTimestamp": f"2024-01-{day:02}T00:00:00Z"})
+
+    old = aged("old", 1, affinity="cookie", session_cookie_name="OLD", session_cookie_path="/old")
+    young = aged("young", 2, affinity="cookie", session_cookie_name="YOUNG", session_cookie_path="/young", session_cookie_hash="sha1")
+    proxy = moongate({"app.json": [service(), *slice_of([app.port for app in apps])], "ingress.json": [young, old]})
+    for host, path in (("old.example", "/old"), ("young.example", "/young")):
+        answer, value = new_session(proxy, host, name="OLD")
+        assert f"; Path={path};" in cookies(answer)[0] and len(value.split("|")[0]) == 40, "each has its own attributes, and both one way to name an endpoint"
+        assert served(proxy, "young.example", value, "OLD") == served(proxy, "old.example", value, "OLD") == (answer.header("x-echo-name"), False)
+    proxy.write("ingress.json", [young])
+    wait_until(lambda: cookies(proxy.request("/", "young.example"))[0].startswith("YOUNG="), what="the young one's name")
 
 
 def test_503_with_no_endpoint_even_with_a_cookie(world):
