@@ -21,6 +21,14 @@ function model.hosts_of(ingress)
   return hosts
 end
 
+--- The wildcard host that covers a host: "*.b" for "a.b".
+---@return string|nil
+function model.wildcard_above(host)
+  if host:sub(1, 1) == "*" then return nil end
+  local rest = host:match("^[^.]+(%..+)$")
+  return rest and "*" .. rest
+end
+
 local function make_route(ingress, path, backend)
   return {
     ingress = ingress, path = path.path, type = path.type, path_type = path.path_type,

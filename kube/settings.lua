@@ -1,4 +1,6 @@
 --- The controller's settings: keys of the ConfigMap that --configmap names, to the fields of core/route/settings.h. Pure.
+local core = require "moongate.core"
+
 local settings = {}
 
 -- Values are texts; each reader gives the value or nil and what is wrong.
@@ -177,14 +179,21 @@ for key in ([[
   allow-snippet-annotations main-snippet http-snippet server-snippet location-snippet stream-snippet global-auth-snippet modsecurity-snippet
 ]]):gmatch("%S+") do KNOWN[key] = "nginx" end
 
+--- What C says of a value of that kind: it will be the one to use it.
+local function check_value(kind, text)
+  if kind ~= "tls_ciphers" and kind ~= "tls_curves" then return core.value(kind, text) end
+  local ok, why = core.tls_check(kind == "tls_ciphers" and text or nil, kind == "tls_curves" and text or nil)
+  if not ok then why = "is not taken by OpenSSL (" .. why .. ")" end
+  return ok, why
+end
+
 --- Reads the ConfigMap.
 ---@param data table<string, string> its data
 ---@param declared table<string, any> keys that policies declare: theirs to read
----@param check_value (fun(kind: string, source: string): any, string|nil)|nil what C says of a value of that kind
 ---@return table fields for the seam
 ---@return table own values of the keys that this side reads
 ---@return Finding[] findings
-function settings.read(data, declared, check_value)
+function settings.read(data, declared)
   local fields, own, findings = {}, {}, {}
   local function note(level, key, text, ...)
     findings[#findings + 1] = { level = level, setting = key, text = text:format(...), is_quiet = level == "info" }
@@ -197,7 +206,7 @@ function settings.read(data, declared, check_value)
       problem = nil
     elseif rule then
       value, problem = rule[2](text)
-      if rule.value and check_value and value then
+      if rule.value and value then
         local checked, complaint = check_value(rule.value, text)
         if not checked then value, problem = nil, complaint end
       end

@@ -343,21 +343,13 @@ local function same(a, b)
   return true
 end
 
---- What C says of a setting's value.
-local function check_value(kind, text)
-  if kind ~= "tls_ciphers" and kind ~= "tls_curves" then return core.value(kind, text) end
-  local ok, why = core.tls_check(kind == "tls_ciphers" and text or nil, kind == "tls_curves" and text or nil)
-  if not ok then why = "is not taken by OpenSSL (" .. why .. ")" end
-  return ok, why
-end
-
 function sync:build_settings()
   self.dirty.settings = nil
   self.setting_maps = {}
   local id = self.flags.configmap
   local map = id and id ~= "" and self:object("ConfigMap", id)
   local raw = map and map.data or {}
-  local fields, own, list = settings.read(raw, self.policies.set.declared_settings, check_value)
+  local fields, own, list = settings.read(raw, self.policies.set.declared_settings)
   local before = self.own
   self.own = own
   if id and id ~= "" and not map then list[#list + 1] = { level = "warn", text = ("--configmap: ConfigMap %s does not exist"):format(id) } end
@@ -401,6 +393,8 @@ function sync:build(host, set)
   local ingresses = self:ingresses_of(host)
   if #ingresses == 0 then return nil end
   local has_tls, certificate, problem, looked = model.certificate(host, ingresses, function(id, name) return self.certificates:covers(id, name) end)
+  local above = model.wildcard_above(host)
+  if not has_tls and above and self.hosts[above] then has_tls, certificate = self.hosts[above].has_tls, self.hosts[above].certificate end
   self.users = {}
   local denied = self:missing_guard(set)
   local made = attaching.host {
@@ -411,7 +405,7 @@ function sync:build(host, set)
   }
   for _, id in ipairs(looked) do self.users["secret " .. id] = true end
   made.users, self.users = self.users, nil
-  made.certificate = certificate
+  made.has_tls, made.certificate = has_tls, certificate
   if problem then table.insert(made.findings, 1, { level = "warn", key = problem.key, text = problem.text }) end
   if denied then table.insert(made.findings, 1, { level = "deny", key = ingresses[1].key, text = denied .. ": its routes answer 503" }) end
   made.ingresses = ingresses
@@ -420,12 +414,19 @@ function sync:build(host, set)
   return made
 end
 
+--- A wildcard's certificate serves hosts one label below that have no tls section of their own: what it is has changed.
+function sync:touch_below(wildcard)
+  for host in pairs(self.hosts) do
+    if model.wildcard_above(host) == wildcard then self.dirty.hosts[host] = true end
+  end
+end
+
 --- Takes over what was built: dependencies, findings, and the message.
 function sync:commit(host, made)
   local before = self.hosts[host] or {}
   local after = made or {}
   self.hosts[host] = made and {
-    upstreams = made.upstreams, users = made.users, certificate = made.certificate, names = {},
+    upstreams = made.upstreams, users = made.users, has_tls = made.has_tls, certificate = made.certificate, names = {},
   } or nil
   self.world:set_upstreams("host " .. host, before.upstreams, after.upstreams or {}, function(name) self.dirty.upstreams[name] = true end)
   world.relist(self.world.users, before.users, after.users or {}, host)
@@ -435,6 +436,7 @@ function sync:commit(host, made)
   names[host] = nil
   world.relist(self.world.names, before.names, names, host, function(name) self.dirty.names[name] = true end)
   if made then self.hosts[host].names = names end
+  if host:sub(1, 2) == "*." and (before.has_tls ~= after.has_tls or before.certificate ~= after.certificate) then self:touch_below(host) end
   if before.certificate ~= after.certificate then
     if before.certificate then world.remove(self.certificate_users, before.certificate, host) end
     if after.certificate then add(self.certificate_users, after.certificate, host) end

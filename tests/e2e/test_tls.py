@@ -33,6 +33,7 @@ def world(tmp_path_factory):
     mismatched = tls_secret("mismatched", made["exact"][0], made["wild"][1])
     cases = [
         with_tls("exact", "exact.tls.example", "exact"), with_tls("wild", "*.tls.example", "wild"), with_tls("below", "below.tls.example", "wild"),
+        ingress("plain-below", "plain.tls.example"), ingress("plain-deeper", "a.b.tls.example"),
         with_tls("wrong", "wrong.example", "other"), with_tls("missing", "missing.example", "nowhere"), with_tls("broken", "broken.example", "broken"),
         with_tls("mismatched", "mismatched.example", "mismatched"), with_tls("no-secret", "no-secret.example", None), ingress("no-tls", "no-tls.example"),
         with_tls("young", "both.example", "young", day=2), with_tls("old", "both.example", "old", day=1),
@@ -47,7 +48,7 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name, served", [
-    ("exact.tls.example", "exact"), ("EXACT.tls.example", "exact"), ("any.tls.example", "wild"), ("below.tls.example", "wild"), ("a.b.tls.example", "default"), ("tls.example", "default"),
+    ("exact.tls.example", "exact"), ("EXACT.tls.example", "exact"), ("any.tls.example", "wild"), ("below.tls.example", "wild"), ("plain.tls.example", "wild"), ("a.b.tls.example", "default"), ("tls.example", "default"),
     ("wrong.example", "default"), ("missing.example", "default"), ("broken.example", "default"), ("mismatched.example", "default"), ("no-secret.example", "default"), ("no-tls.example", "default"),
     ("both.example", "old"), ("unlisted.example", "unlisted"), ("upper.example", "upper"), ("unknown.example", "default"), (None, "default"),
 ])
@@ -55,7 +56,7 @@ def test_certificate_of_a_name(world, name, served):
     assert world.name_of.get(serves(world, name)) == served
 
 
-@pytest.mark.parametrize("host, is_redirected", [("exact.tls.example", True), ("wrong.example", True), ("missing.example", True), ("no-secret.example", True), ("no-tls.example", False)])
+@pytest.mark.parametrize("host, is_redirected", [("exact.tls.example", True), ("wrong.example", True), ("missing.example", True), ("no-secret.example", True), ("no-tls.example", False), ("plain.tls.example", True), ("a.b.tls.example", False)])
 def test_a_tls_section_redirects_whatever_its_certificate(world, host, is_redirected):
     assert (world.request("/", host).status == 308) is is_redirected
     assert world.request("/", host, https=True).status == 200
@@ -104,6 +105,26 @@ def test_old_protocols_and_garbage_are_refused(world):
             assert b" 200 " not in raw.recv(4096)
         except ConnectionError:
             pass
+
+
+def test_a_wildcard_covers_hosts_without_a_section_of_their_own(moongate, echo, tmp_path):
+    """Live: as the section of the wildcard's Ingress comes and goes."""
+    app, pair = echo(), certificate(tmp_path, "wild", ["*.a.example"])
+    plain, wild = ingress("plain", "x.a.example"), with_tls("wild", "*.a.example", "wild")
+    proxy = moongate({"app.json": [service(), *slice_of([app.port]), tls_secret("wild", *pair)], "ingress.json": [plain]})
+    assert proxy.request("/", "x.a.example").status == 200
+    der = ssl.PEM_cert_to_DER_cert(pair[0])
+    for _ in range(2):
+        proxy.write("wild.json", [wild])
+        proxy.wait_live("/", "x.a.example", lambda answer: answer.status == 308)
+        assert serves(proxy, "x.a.example") == der
+        proxy.write("wild.json", [ingress("wild", "*.a.example")])
+        proxy.wait_live("/", "x.a.example", lambda answer: answer.status == 200)
+        wait_until(lambda: serves(proxy, "x.a.example") != der, what="the default certificate")
+    proxy.write("wild.json", [wild])
+    proxy.wait_live("/", "x.a.example", lambda answer: answer.status == 308)
+    proxy.remove("wild.json")
+    proxy.wait_live("/", "x.a.example", lambda answer: answer.status == 200)
 
 
 def test_without_a_default_certificate_one_is_made(moongate, echo):
