@@ -8,10 +8,12 @@ local attaching = {}
 
 local array = native.array
 
--- Not applied where an Ingress has nothing but a default backend.
-local NOT_FOR_CATCH_ALL = { "rewrite-target", "app-root", "x-forwarded-prefix", "use-regex", "permanent-redirect", "permanent-redirect-code",
-  "temporal-redirect",
-  "temporal-redirect-code" }
+-- What is said where an Ingress has nothing but a default backend: it neither rewrites nor redirects.
+local FOR_CATCH_ALL = {
+  ["rewrite-target"] = "", ["app-root"] = "", ["x-forwarded-prefix"] = "", ["use-regex"] = "", ["from-to-www-redirect"] = "", ["permanent-redirect"] = "",
+  ["permanent-redirect-code"] = "", ["temporal-redirect"] = "", ["temporal-redirect-code"] = "", ["ssl-redirect"] = "false",
+  ["force-ssl-redirect"] = "false",
+}
 
 local REWRITE_HOOKS = { "rewrite", "access", "balancer", "header_filter", "body_filter", "log" }
 
@@ -29,10 +31,23 @@ local REWRITE_HOOKS = { "rewrite", "access", "balancer", "header_filter", "body_
 ---@field scopes table|nil values that belong to upstreams, see scopes.lua
 ---@field has_stood fun(ingress: table): boolean this very version was accepted before (under other settings or policies)
 
+local function for_catch_all(short)
+  local copy = {}
+  for name, value in pairs(short) do copy[name] = value end
+  for name, value in pairs(FOR_CATCH_ALL) do copy[name] = value end
+  return copy
+end
+
+--- What an Ingress says about a host.
+local function about_host(input, ingress)
+  local short = input.short(ingress)
+  return #ingress.rules == 0 and for_catch_all(short) or short
+end
+
 local function sources_of(input, paths)
   local sources = array {}
   for i, ingress in ipairs(input.ingresses) do
-    sources[i] = { namespace = ingress.namespace, name = ingress.name, paths = array(paths[ingress] or {}), annotations = input.short(ingress) }
+    sources[i] = { namespace = ingress.namespace, name = ingress.name, paths = array(paths[ingress] or {}), annotations = about_host(input, ingress) }
   end
   return sources
 end
@@ -41,7 +56,7 @@ end
 local function host_annotations(input)
   local merged = {}
   for _, ingress in ipairs(input.ingresses) do
-    for name, value in pairs(input.short(ingress)) do
+    for name, value in pairs(about_host(input, ingress)) do
       if merged[name] == nil and value ~= "" then merged[name] = value end
     end
   end
@@ -134,11 +149,7 @@ end
 local function route_annotations(input, route)
   local short = input.short(route.annotated_by or route.ingress)
   if route.service and input.scopes then short = input.scopes:apply(model.upstream_name(route.namespace, route.service, route.port), short) end
-  if not route.is_catch_all then return short end
-  local copy = {}
-  for name, value in pairs(short) do copy[name] = value end
-  for _, name in ipairs(NOT_FOR_CATCH_ALL) do copy[name] = nil end
-  return copy
+  return route.is_catch_all and for_catch_all(short) or short
 end
 
 local function use_upstream(made, namespace, service, port, settings)

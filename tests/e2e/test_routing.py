@@ -158,10 +158,13 @@ def two_apps(echo):
 
 
 def test_the_oldest_default_backend_is_the_catch_all(moongate, echo):
-    proxy = moongate({"app.json": two_apps(echo), "old.json": [only_default("old", "one", 1, named(rewrite_target="/x", permanent_redirect="/y"))], "young.json": [only_default("young", "two", 2)]},
+    proxy = moongate({"app.json": two_apps(echo), "old.json": [only_default("old", "one", 1, named(rewrite_target="/x", permanent_redirect="/y", app_root="/z", force_ssl_redirect="true", use_regex="true"))],
+                      "young.json": [only_default("young", "two", 2)], "rules.json": [ingress("rules", None, "/Case", "two")]},
                      expect_errors=["."])
     assert served(proxy) == "one"
     assert proxy.echo("/any", "unknown.example")["path"] == "/any"
+    assert proxy.echo("/", "unknown.example")["path"] == "/"
+    assert (served(proxy, "/Case"), served(proxy, "/case")) == ("two", "one")
     proxy.remove("old.json")
     wait_until(lambda: served(proxy) == "two", what="the younger one")
     proxy.remove("young.json")
