@@ -187,6 +187,15 @@ local function check_value(kind, text)
   return ok, why
 end
 
+--- The keys that work, but for those of policies.
+---@return table<string, true>
+function settings.keys()
+  local keys = {}
+  for key in pairs(KEYS) do keys[key] = true end
+  for key in pairs(OWN) do keys[key] = true end
+  return keys
+end
+
 --- Reads the ConfigMap.
 ---@param data table<string, string> its data
 ---@param declared table<string, any> keys that policies declare: theirs to read

@@ -30,6 +30,22 @@ describe("the policies", function()
     assert.same({}, placed)
   end)
 
+  it("and kube/settings.lua read the keys that docs/settings.md lists, and no others", function()
+    local read, documented = require "kube.settings".keys(), {}
+    for _, policy in pairs(policies()) do
+      for key in pairs(policy.settings or {}) do read[key] = true end
+      for _, spec in pairs(policy.annotations or {}) do
+        if spec.setting then read[spec.setting] = true end
+      end
+    end
+    for line in io.lines "docs/settings.md" do
+      if line:find("^| [^-]") then
+        for key in line:gmatch("`([%w-]+)`") do documented[key] = true end
+      end
+    end
+    assert.same(read, documented)
+  end)
+
   it("of the example are in its ConfigMap, word for word", function()
     local lines = {}
     for line in io.lines "policies/examples/new_shop.lua" do lines[#lines + 1] = line == "" and "" or "    " .. line end
