@@ -46,6 +46,13 @@ def test_log_format_escape_json(settings):
     assert json.loads(line_of(world, path)) == {"uri": path, "agent": 'a"\\b', "none": ""}
 
 
+def test_log_format_escape_none(settings):
+    world = settings(log_format_upstream="$request_uri <$http_user_agent> <$http_nothing>", log_format_escape_none="true")
+    path = unique()
+    world.request(path, "echo.example", headers={"User-Agent": 'a"\\b'})
+    assert line_of(world, path) == f'{path} <a"\\b> <>'
+
+
 def test_skip_access_log_urls_and_disable_access_log(settings):
     quiet, loud = unique("/quiet"), unique("/loud")
     world = settings(skip_access_log_urls=f"/other,{quiet}")
