@@ -161,7 +161,7 @@ local function add_endpoints(world, list, number, body, seen, refused)
 end
 
 --- What an upstream is now, as the seam wants it.
----@param world { flags: table, own_ports: table<integer, true>, address: function, is_own: function, service: function, slices: function, endpoints: function, array: function }
+---@param world table flags, own_ports, address, is_own, service, slices, endpoints, array (kube/sync.lua: view)
 ---@param upstream { name: string, namespace: string, service: string, port: string, use_service_address: boolean|nil }
 ---@return table body
 ---@return Finding[] findings
@@ -188,7 +188,8 @@ function model.upstream(world, upstream)
   if upstream.use_service_address and cluster_ip and cluster_ip ~= "" and cluster_ip ~= "None" and world.address(cluster_ip) then
     local number = tonumber(port.port)
     if is_our_listener(world, cluster_ip, number) then
-      findings[1] = { level = "error", key = service.key, text = ("has the address %s port %d, which is one of our own listeners: refused, 503"):format(cluster_ip, number) }
+      findings[1] = { level = "error", key = service.key,
+        text = ("has the address %s port %d, which is one of our own listeners: refused, 503"):format(cluster_ip, number) }
       body.missing = true
     else
       body.outside = true

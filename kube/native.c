@@ -497,8 +497,8 @@ static int watch_lua_wait(lua_State *L) {
 
 /* ---- the rest ---- */
 
-/* address(text) -> the text in its shortest form, 4 | 6, is_loopback (unspecified addresses reach us too), is_link_local (of the machine's own network: a cloud's
- * metadata among it) | nil */
+/* address(text) -> the text in its shortest form, 4 | 6, is_loopback (unspecified addresses reach us too), is_link_local (of the machine's own network: a
+ * cloud's metadata among it) | nil */
 static int native_address(lua_State *L) {
   const char *text = luaL_checkstring(L, 1);
   struct in_addr v4;
@@ -572,20 +572,10 @@ static void make_type(lua_State *L, const char *name, const luaL_Reg *methods, l
 }
 
 static int open_module(lua_State *L) {
-  static const luaL_Reg functions[] = {{"yaml", native_yaml},
-                                       {"encode", native_encode},
-                                       {"join", native_join},
-                                       {"array", native_array},
-                                       {"raw", native_raw},
-                                       {"decode", native_decode},
-                                       {"documents", native_documents},
-                                       {"list", native_list},
-                                       {"read", native_read},
-                                       {"watch", native_watch},
-                                       {"address", native_address}, {"is_own", native_is_own},
-                                       {"clock", native_clock},
-                                       {"time", native_time},
-                                       {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"yaml", native_yaml},       {"encode", native_encode},       {"join", native_join},   {"array", native_array}, {"raw", native_raw},
+      {"decode", native_decode},   {"documents", native_documents}, {"list", native_list},   {"read", native_read},   {"watch", native_watch},
+      {"address", native_address}, {"is_own", native_is_own},       {"clock", native_clock}, {"time", native_time},   {NULL, NULL}};
   static const luaL_Reg documents_methods[] = {
       {"update", documents_lua_update}, {"forget", documents_lua_forget}, {"position", documents_lua_position}, {"paths", documents_lua_paths}, {NULL, NULL}};
   static const luaL_Reg watch_methods[] = {{"wait", watch_lua_wait}, {NULL, NULL}};

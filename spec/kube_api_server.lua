@@ -6,7 +6,8 @@ local api_server = {}
 api_server.__index = api_server
 
 function api_server.new()
-  return setmetatable({ objects = {}, version = 100, requests = {}, news = {}, watches = {}, next_id = 0, now = 0, log = {}, faults = {}, page = 500 }, api_server)
+  return setmetatable({ objects = {}, version = 100, requests = {}, news = {}, watches = {}, next_id = 0, now = 0, log = {}, faults = {}, page = 500 },
+    api_server)
 end
 
 local function copy(value)

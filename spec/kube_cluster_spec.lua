@@ -19,13 +19,15 @@ local function ingress(name, more)
   }
 end
 
-local function service(name) return { apiVersion = "v1", kind = "Service", metadata = { name = name, namespace = "default" }, spec = { ports = { { port = 80 } } } } end
+local function service(name) return { apiVersion = "v1", kind = "Service", metadata = { name = name, namespace = "default" },
+  spec = { ports = { { port = 80 } } } } end
 
 local function slice(name, ...)
   local endpoints = {}
   for i, ip in ipairs { ... } do endpoints[i] = { addresses = { ip }, conditions = { ready = true } } end
   return { apiVersion = "discovery.k8s.io/v1", kind = "EndpointSlice", addressType = "IPv4",
-    metadata = { name = name .. "-1", namespace = "default", labels = { ["kubernetes.io/service-name"] = name } }, ports = { { port = 8080 } }, endpoints = endpoints }
+    metadata = { name = name .. "-1", namespace = "default", labels = { ["kubernetes.io/service-name"] = name } }, ports = { { port = 8080 } },
+      endpoints = endpoints }
 end
 
 local CLASS = { apiVersion = "networking.k8s.io/v1", kind = "IngressClass", metadata = { name = "nginx" }, spec = { controller = "k8s.io/ingress-nginx" } }
@@ -120,7 +122,7 @@ describe("a cluster", function()
     server:delete("Ingress", "default/old")
     server:apply(ingress "young")
     for id = 1, server.next_id do
-      if run.sync.cluster.handlers[id] then server:push(id, "event", [[{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old resource version"}}]]) end
+      if run.sync.cluster.handlers[id] then server:push(id, "event", [[{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old"}}]]) end
     end
     run.turn(3)
     assert.is_nil(run.units["host old.test"])
@@ -158,7 +160,8 @@ describe("a cluster", function()
     local run = start(server)
     run.turn(2)
     server.faults[1] = { path = ".", answer = { "failed", "refused", { retry = true } }, is_lasting = true }
-    for _, name in ipairs { "ingresses", "services", "endpointslices", "secrets", "ingressclasses" } do server:end_watches(name, "failed", "cut", { retry = true }) end
+    for _, name in ipairs { "ingresses", "services", "endpointslices", "secrets", "ingressclasses" } do server:end_watches(name, "failed", "cut",
+      { retry = true }) end
     run.turn(120)
     assert.is_table(run.units["host shop.test"])
     server.faults = {}
@@ -210,7 +213,8 @@ describe("a cluster", function()
   it("keeps the bytes of the Secrets that something names, and no others", function()
     local server = basic()
     local function secret(name, type)
-      return { apiVersion = "v1", kind = "Secret", type = type or "kubernetes.io/tls", metadata = { name = name, namespace = "default" }, data = { ["tls.crt"] = "YQ==" } }
+      return { apiVersion = "v1", kind = "Secret", type = type or "kubernetes.io/tls", metadata = { name = name, namespace = "default" },
+        data = { ["tls.crt"] = "YQ==" } }
     end
     server:apply(secret "used")
     server:apply(secret "idle")
@@ -247,8 +251,10 @@ describe("a cluster", function()
   it("takes policies from labelled ConfigMaps of its own namespace, live", function()
     local server = basic()
     local function map(value, namespace, labels)
-      return { apiVersion = "v1", kind = "ConfigMap", metadata = { name = "mine", namespace = namespace or "system", labels = labels or { ["moongate.io/policies"] = "true" } },
-        data = { ["greeting.lua"] = ('return { name = "greeting", summary = "s", applies = "always", attach = function() return { text = %q } end, header_filter = function() end }'):format(value) } }
+      local metadata = { name = "mine", namespace = namespace or "system", labels = labels or { ["moongate.io/policies"] = "true" } }
+      local source = [[return { name = "greeting", summary = "s", applies = "always", attach = function() return { text = %q } end,
+        header_filter = function() end }]]
+      return { apiVersion = "v1", kind = "ConfigMap", metadata = metadata, data = { ["greeting.lua"] = source:format(value) } }
     end
     local function config(run)
       for _, hook in ipairs(run.units["host shop.test"].routes[1].hooks.header_filter or {}) do
@@ -477,7 +483,8 @@ end)
 
 describe("edits in JSON text", function()
   it("replace a member, and nothing else", function()
-    assert.equal([[{ "a": [ {"status":1} , "]}" ], "status" : {"x":2}, "b":{} }]], json_text.set([[{ "a": [ {"status":1} , "]}" ], "status" : {"old":[1,{}]}, "b":{} }]], "status", [[{"x":2}]]))
+    local before = [[{ "a": [ {"status":1} , "]}" ], "status" : {"old":[1,{}]}, "b":{} }]]
+    assert.equal([[{ "a": [ {"status":1} , "]}" ], "status" : {"x":2}, "b":{} }]], json_text.set(before, "status", [[{"x":2}]]))
     assert.equal([[{"status":1,"a":"\"status\":"}]], json_text.set([[{"a":"\"status\":"}]], "status", "1"))
     assert.equal([[{"status":1}]], json_text.set("{}", "status", "1"))
     assert.equal([[{"a":1,"status":2}]], json_text.set([[{"a":1,"status":null}]], "status", "2"))

@@ -57,7 +57,8 @@ end)
 
 local function upstream(options)
   local world = {
-    flags = options.flags or {}, own_ports = { [80] = true }, address = native.address, is_own = options.is_own or function() return false end, array = native.array,
+    flags = options.flags or {}, own_ports = { [80] = true }, address = native.address, is_own = options.is_own or function() return false end,
+      array = native.array,
     service = function() return options.service end,
     slices = function() return options.slices or {} end,
     endpoints = function() return options.endpoints end,
@@ -139,7 +140,8 @@ describe("an upstream", function()
     assert.equal("example.com", external("example.com").external_name)
     assert.equal(443, external("example.com").external_port)
     assert.is_true(external("example.com").outside)
-    for _, name in ipairs { "localhost", "x.localhost", "127.0.0.1", "::1", "0.0.0.0", "::ffff:127.0.0.1", "169.254.169.254", "fe80::1", "::ffff:169.254.169.254" } do
+    for _, name in ipairs { "localhost", "x.localhost", "127.0.0.1", "::1", "0.0.0.0", "::ffff:127.0.0.1", "169.254.169.254", "fe80::1",
+      "::ffff:169.254.169.254" } do
       assert.is_true(external(name).missing)
       assert.is_nil(external(name).external_name)
     end

@@ -188,8 +188,8 @@ static void external_resolved(void *context, int error, const struct address *ad
   struct upstream *upstream =
       upstream_new_resolved(span_of(external->upstream), external->body, addresses, count, find_record, publisher, &refused, message, sizeof message);
   if (refused)
-    log_write(publisher->options.log, LOG_WARN, "external name refused", "upstream=%s name=%s error=\"resolves to a loopback or link-local address\"", external->upstream,
-              external->name);
+    log_write(publisher->options.log, LOG_WARN, "external name refused", "upstream=%s name=%s error=\"resolves to a loopback or link-local address\"",
+              external->upstream, external->name);
   if (!upstream) {
     log_write(publisher->options.log, LOG_ERROR, "external upstream refused", "upstream=%s error=\"%s\"", external->upstream, message);
     return;

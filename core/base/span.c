@@ -73,13 +73,3 @@ bool span_to_u64(struct span s, unsigned long long max, unsigned long long *valu
   *value = sum;
   return true;
 }
-
-size_t span_utf8(struct span s) {
-  const unsigned char *p = (const unsigned char *)s.data;
-  size_t length = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
-  if (length == 0 || length > s.length) return 0;
-  for (size_t i = 1; i < length; i++)
-    if ((p[i] & 0xc0) != 0x80) return 0;
-  bool is_bad = (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f);
-  return is_bad ? 0 : length;
-}

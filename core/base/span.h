@@ -38,7 +38,5 @@ bool span_next_item(struct span *rest, char separator, struct span *item);
 size_t span_utf8(struct span s);
 /* Parses an unsigned decimal that fills the whole span; false if empty, not digits, or more than `max`. */
 bool span_to_u64(struct span s, unsigned long long max, unsigned long long *value);
-/* Bytes of the well-formed UTF-8 character at the front of `s`, which is not empty; or 0. */
-size_t span_utf8(struct span s);
 
 #endif

@@ -52,7 +52,7 @@ struct upstream {
   bool is_missing;               /* the Service does not exist, or has no usable endpoints: 503, not 502 */
   struct span external_name;     /* not empty: the publisher resolves it, then upstream_new_resolved */
   uint16_t external_port;
-  bool is_outside;           /* it may lead back to us: requests to it are counted */
+  bool is_outside; /* it may lead back to us: requests to it are counted */
 };
 
 void endpoint_pin(struct endpoint_record *record);

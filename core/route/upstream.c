@@ -71,8 +71,8 @@ static bool read_body(struct upstream *upstream, struct span body, struct listed
   int64_t port = 0;
   if (!body_is_map(body, error) || !body_text(body, "namespace", &upstream->namespace, error) || !body_text(body, "service", &upstream->service, error) ||
       !body_text(body, "port", &upstream->port, error) || !body_flag(body, "missing", is_missing, error) ||
-      !body_flag(body, "outside", &upstream->is_outside, error) || !body_text(body, "external_name", &upstream->external_name, error) || !body_integer(body, "external_port", 1, 65535, &port, error) ||
-      !body_array(body, "endpoints", &reader, &number, error))
+      !body_flag(body, "outside", &upstream->is_outside, error) || !body_text(body, "external_name", &upstream->external_name, error) ||
+      !body_integer(body, "external_port", 1, 65535, &port, error) || !body_array(body, "endpoints", &reader, &number, error))
     return false;
   if (upstream->external_name.length && port == 0) return body_fail(error, "external_port: is missing");
   upstream->external_port = (uint16_t)port;

@@ -92,7 +92,8 @@ def test_what_is_left_of_a_body_is_never_a_request(through, early):
     assert not any("/smuggled" in head for head in proxy.origin.heads)
 
 
-@pytest.mark.parametrize("annotations, status", [({"proxy-body-size": "10"}, 413), ({"permanent-redirect": "https://else.example/", "proxy-body-size": "0"}, 301), ({"force-ssl-redirect": "true", "proxy-body-size": "0"}, 308)])
+@pytest.mark.parametrize("annotations, status", [
+    ({"proxy-body-size": "10"}, 413), ({"permanent-redirect": "https://else.example/", "proxy-body-size": "0"}, 301), ({"force-ssl-redirect": "true", "proxy-body-size": "0"}, 308)])
 def test_what_is_left_behind_our_own_answers_is_never_a_request(through, annotations, status):
     proxy = through(obedient, {"nginx.ingress.kubernetes.io/" + name: value for name, value in annotations.items()})
     big = INNER * 100

@@ -56,7 +56,8 @@ def test_certificate_of_a_name(world, name, served):
     assert world.name_of.get(serves(world, name)) == served
 
 
-@pytest.mark.parametrize("host, is_redirected", [("exact.tls.example", True), ("wrong.example", True), ("missing.example", True), ("no-secret.example", True), ("no-tls.example", False), ("plain.tls.example", True), ("a.b.tls.example", False)])
+@pytest.mark.parametrize("host, is_redirected", [
+    ("exact.tls.example", True), ("wrong.example", True), ("missing.example", True), ("no-secret.example", True), ("no-tls.example", False), ("plain.tls.example", True), ("a.b.tls.example", False)])
 def test_a_tls_section_redirects_whatever_its_certificate(world, host, is_redirected):
     assert (world.request("/", host).status == 308) is is_redirected
     assert world.request("/", host, https=True).status == 200

@@ -168,7 +168,7 @@ static void knows_its_own(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(knows_its_own), cmocka_unit_test(parses_and_formats), cmocka_unit_test(compares), cmocka_unit_test(holds_ranges),
-                                     cmocka_unit_test(names_the_bad_item), cmocka_unit_test(agrees_with_a_plain_scan)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(knows_its_own), cmocka_unit_test(parses_and_formats), cmocka_unit_test(compares),
+                                     cmocka_unit_test(holds_ranges),  cmocka_unit_test(names_the_bad_item), cmocka_unit_test(agrees_with_a_plain_scan)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
