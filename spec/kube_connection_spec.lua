@@ -62,7 +62,8 @@ describe("the connection", function()
   end)
 
   it("takes the flag's address", function()
-    assert.same({ url = "https://a:1", ca_file = "/ca", namespace = "default" }, choose { ["apiserver-host"] = "https://a:1", ["certificate-authority"] = "/ca" })
+    local options = choose { ["apiserver-host"] = "https://a:1", ["certificate-authority"] = "/ca" }
+    assert.same({ url = "https://a:1", ca_file = "/ca", namespace = "default" }, options)
     assert.is_truthy(select(2, choose { ["apiserver-host"] = "a:1" }):find("--apiserver-host", 1, true))
   end)
 
