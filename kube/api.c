@@ -229,7 +229,6 @@ static void set_fields(struct transfer *transfer, const struct api_request *requ
   struct api_identity *identity = &transfer->api->identity;
   const char *token = api_identity_token(identity, now);
   add_field(transfer, "Accept: application/json");
-  add_field(transfer, "Expect:"); /* no 100-continue for large bodies */
   if (identity->host_field) add_field(transfer, "%s", identity->host_field);
   if (request->body.data) add_field(transfer, "Content-Type: %s", request->content_type ? request->content_type : "application/json");
   if (token) add_field(transfer, "Authorization: Bearer %s", token);

@@ -1,0 +1,430 @@
+/* The API server's client over TLS: who is trusted, which names, our certificate, our token and its file. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "kube_server.h"
+
+#include <fcntl.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+
+enum { DAY = 86400 };
+
+struct pair {
+  X509 *certificate;
+  EVP_PKEY *key;
+  char *pem, *key_pem;
+};
+
+static char *pem_of(int (*write)(BIO *out, const void *what), const void *what) {
+  BIO *out = BIO_new(BIO_s_mem());
+  char *data;
+  assert_true(write(out, what));
+  long length = BIO_get_mem_data(out, &data);
+  char *text = strndup(data, (size_t)length);
+  BIO_free(out);
+  return text;
+}
+static int write_certificate(BIO *out, const void *what) { return PEM_write_bio_X509(out, what); }
+static int write_key(BIO *out, const void *what) { return PEM_write_bio_PrivateKey(out, what, NULL, NULL, 0, NULL, NULL); }
+
+/* `issuer` NULL: an authority signed by itself. `names`: as in subjectAltName. Valid from and to: days from now. */
+static struct pair pair_new(const char *subject, const char *names, const struct pair *issuer, int from, int to) {
+  struct pair pair = {.certificate = X509_new(), .key = EVP_EC_gen("P-256")};
+  X509 *certificate = pair.certificate;
+  X509V3_CTX context;
+  static long serial = 100;
+  X509_set_version(certificate, 2);
+  ASN1_INTEGER_set(X509_get_serialNumber(certificate), ++serial);
+  X509_gmtime_adj(X509_getm_notBefore(certificate), (long)from * DAY);
+  X509_gmtime_adj(X509_getm_notAfter(certificate), (long)to * DAY);
+  X509_set_pubkey(certificate, pair.key);
+  X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate), "CN", MBSTRING_ASC, (const unsigned char *)subject, -1, -1, 0);
+  X509_set_issuer_name(certificate, X509_get_subject_name(issuer ? issuer->certificate : certificate));
+  X509V3_set_ctx(&context, issuer ? issuer->certificate : certificate, certificate, NULL, NULL, 0);
+  X509_EXTENSION *extension = X509V3_EXT_conf_nid(NULL, &context, issuer ? NID_subject_alt_name : NID_basic_constraints, issuer ? names : "critical,CA:TRUE");
+  assert_non_null(extension);
+  X509_add_ext(certificate, extension, -1);
+  X509_EXTENSION_free(extension);
+  assert_true(X509_sign(certificate, issuer ? issuer->key : pair.key, EVP_sha256()));
+  pair.pem = pem_of(write_certificate, certificate);
+  pair.key_pem = pem_of(write_key, pair.key);
+  return pair;
+}
+
+static void pair_free(struct pair *pair) {
+  X509_free(pair->certificate);
+  EVP_PKEY_free(pair->key);
+  free(pair->pem);
+  free(pair->key_pem);
+}
+
+struct world {
+  struct pair authority, other, right, user;
+  SSL_CTX *tls;
+  char directory[32], path[64];
+  struct log log;
+  char lines[4096];
+};
+
+static void on_line(void *context, enum log_level level, struct span line) {
+  struct world *world = context;
+  size_t used = strlen(world->lines);
+  (void)level;
+  snprintf(world->lines + used, sizeof world->lines - used, "%.*s\n", (int)line.length, line.data);
+}
+
+static int count_of(const char *text, const char *words) {
+  int count = 0;
+  for (const char *at = text; (at = strstr(at, words)); at++) count++;
+  return count;
+}
+
+static SSL_CTX *tls_of(const struct pair *pair) {
+  SSL_CTX *tls = SSL_CTX_new(TLS_server_method());
+  assert_true(SSL_CTX_use_certificate(tls, pair->certificate) == 1 && SSL_CTX_use_PrivateKey(tls, pair->key) == 1);
+  return tls;
+}
+
+static int set_up(void **state) {
+  struct world *world = calloc(1, sizeof *world);
+  world->authority = pair_new("authority", NULL, NULL, -1, 1);
+  world->other = pair_new("another authority", NULL, NULL, -1, 1);
+  world->right = pair_new("kubernetes", "IP:127.0.0.1,DNS:kubernetes.test", &world->authority, -1, 1);
+  world->user = pair_new("user", "DNS:user", &world->authority, -1, 1);
+  world->tls = tls_of(&world->right);
+  world->log = (struct log){.capture = on_line, .capture_context = world};
+  strcpy(world->directory, "/tmp/kube-api-XXXXXX");
+  assert_non_null(mkdtemp(world->directory));
+  *state = world;
+  return 0;
+}
+
+static int tear_down(void **state) {
+  struct world *world = *state;
+  char command[64];
+  pair_free(&world->authority), pair_free(&world->other), pair_free(&world->right), pair_free(&world->user);
+  SSL_CTX_free(world->tls);
+  snprintf(command, sizeof command, "rm -rf %s", world->directory);
+  assert_int_equal(system(command), 0);
+  free(world);
+  return 0;
+}
+
+/* A file, written as kubelet does: beside it, then renamed. */
+static const char *file(struct world *world, const char *name, const char *text) {
+  char part[64];
+  snprintf(world->path, sizeof world->path, "%s/%s", world->directory, name);
+  snprintf(part, sizeof part, "%s/.part", world->directory);
+  FILE *out = fopen(part, "w");
+  assert_non_null(out);
+  fputs(text, out);
+  fclose(out);
+  assert_int_equal(rename(part, world->path), 0);
+  return world->path;
+}
+
+static void answer(struct peer *peer) {
+  while (peer_request(peer)) {
+    if (strstr(peer->request, "Bearer expired")) peer_answer(peer, "401 Unauthorized", "{}");
+    else peer_answer(peer, "200 OK", "{}");
+  }
+}
+
+static void works(struct server *server, struct api_options options) {
+  struct api *api = client_of(server, options);
+  client_expect_done(api, client_send(api, (struct api_request){.path = "/"}), 200, "{}");
+  api_free(api);
+}
+
+static void fails(struct server *server, struct api_options options, const char *words) {
+  unsigned before = server->requests;
+  struct api *api = client_of(server, options);
+  client_expect_failed(api, client_send(api, (struct api_request){.path = "/"}), words, false);
+  assert_int_equal(server->requests, before);
+  api_free(api);
+}
+
+static void trust(void **state) {
+  struct world *world = *state;
+  struct server *server = server_start(answer, world->tls);
+  works(server, (struct api_options){.ca = world->authority.pem});
+  works(server, (struct api_options){.ca_file = file(world, "ca.crt", world->authority.pem)});
+  fails(server, (struct api_options){.ca = world->other.pem}, "its certificate is not signed by the given authority");
+  fails(server, (struct api_options){.ca_file = file(world, "other.crt", world->other.pem)}, "/other.crt");
+  fails(server, (struct api_options){.url = NULL}, "its certificate is not signed by an authority that this system knows");
+  fails(server, (struct api_options){.ca = "rubbish"}, "the authority's certificate cannot be read");
+  fails(server, (struct api_options){.ca_file = file(world, "rubbish.crt", "rubbish")}, "/rubbish.crt");
+  fails(server, (struct api_options){.ca_file = "/nonesuch/ca.crt"}, "the authority's certificate in /nonesuch/ca.crt cannot be read");
+  /* Two in one file, ours the second. */
+  char both[8192];
+  snprintf(both, sizeof both, "%s%s", world->other.pem, world->authority.pem);
+  works(server, (struct api_options){.ca = both});
+  works(server, (struct api_options){.ca_file = file(world, "both.crt", both)});
+  server_stop(server);
+}
+
+static void close_after_one(struct peer *peer) {
+  if (peer_request(peer)) peer_answer(peer, "200 OK\r\nConnection: close", "{}");
+}
+
+/* A file of authorities that changed holds from the next connection on. */
+static void authority_rotates(void **state) {
+  struct world *world = *state;
+  struct server *server = server_start(close_after_one, world->tls);
+  struct api *api = client_of(server, (struct api_options){.ca_file = file(world, "ca.crt", world->other.pem)});
+  client_expect_failed(api, client_send(api, (struct api_request){.path = "/"}), "not signed", false);
+  file(world, "ca.crt", world->authority.pem);
+  client_expect_done(api, client_send(api, (struct api_request){.path = "/"}), 200, "{}");
+  file(world, "ca.crt", world->other.pem);
+  client_expect_failed(api, client_send(api, (struct api_request){.path = "/"}), "not signed", false);
+  api_free(api);
+  server_stop(server);
+}
+
+static void names(void **state) {
+  struct world *world = *state;
+  struct server *server = server_start(answer, world->tls);
+  char host[64];
+  works(server, (struct api_options){.ca = world->authority.pem, .server_name = "kubernetes.test"});
+  snprintf(host, sizeof host, "\nHost: 127.0.0.1:%u\n", server->port);
+  assert_true(server_saw(server, host));
+  fails(server, (struct api_options){.ca = world->authority.pem, .server_name = "kubernetes.example"}, "its certificate is not for \"kubernetes.example\"");
+  server_stop(server);
+  struct pair named = pair_new("127.0.0.1", "DNS:kubernetes.test", &world->authority, -1, 1);
+  SSL_CTX *tls = tls_of(&named);
+  server = server_start(answer, tls);
+  fails(server, (struct api_options){.ca = world->authority.pem}, "its certificate is not for \"127.0.0.1\"");
+  server_stop(server);
+  SSL_CTX_free(tls);
+  pair_free(&named);
+}
+
+static void validity(void **state) {
+  struct world *world = *state;
+  static const int days[][2] = {{-2, -1}, {1, 2}};
+  static const char *const words[] = {"its certificate has expired", "its certificate is not valid yet"};
+  for (int i = 0; i < 2; i++) {
+    struct pair pair = pair_new("x", "IP:127.0.0.1", &world->authority, days[i][0], days[i][1]);
+    SSL_CTX *tls = tls_of(&pair);
+    struct server *server = server_start(answer, tls);
+    fails(server, (struct api_options){.ca = world->authority.pem}, words[i]);
+    server_stop(server);
+    SSL_CTX_free(tls);
+    pair_free(&pair);
+  }
+}
+
+static void insecure(void **state) {
+  struct world *world = *state;
+  struct server *server = server_start(answer, world->tls);
+  struct api *api = client_of(server, (struct api_options){.is_insecure = true, .server_name = "wrong.test", .log = &world->log});
+  for (int i = 0; i < 3; i++) client_expect_done(api, client_send(api, (struct api_request){.path = "/"}), 200, "{}");
+  api_free(api);
+  assert_non_null(strstr(world->lines, "level=warn"));
+  assert_int_equal(count_of(world->lines, "the API server's certificate is not verified"), 1);
+  server_stop(server);
+}
+
+static void old_protocols(void **state) {
+  struct world *world = *state;
+  SSL_CTX_set_security_level(world->tls, 0);
+  SSL_CTX_set_cipher_list(world->tls, "ALL:@SECLEVEL=0");
+  SSL_CTX_set_min_proto_version(world->tls, TLS1_VERSION);
+  SSL_CTX_set_max_proto_version(world->tls, TLS1_1_VERSION);
+  struct server *server = server_start(answer, world->tls);
+  struct api *api = client_of(server, (struct api_options){.ca = world->authority.pem});
+  client_expect_failed(api, client_send(api, (struct api_request){.path = "/"}), "no TLS connection: ", true);
+  api_free(api);
+  server_stop(server);
+  SSL_CTX_set_max_proto_version(world->tls, TLS1_2_VERSION);
+  server = server_start(answer, world->tls);
+  works(server, (struct api_options){.ca = world->authority.pem});
+  server_stop(server);
+}
+
+static void answer_anything(struct peer *peer) {
+  char bytes[512];
+  if (peer_read(peer, bytes, sizeof bytes) > 0) peer_answer(peer, "400 Bad Request", "");
+}
+
+/* What is spoken on the port is no TLS, or the other way round. */
+static void plain_and_tls(void **state) {
+  struct world *world = *state;
+  char url[64];
+  struct server *server = server_start(answer_anything, NULL);
+  snprintf(url, sizeof url, "https://127.0.0.1:%u", server->port);
+  struct api *api = client_of(server, (struct api_options){.url = url});
+  client_expect_failed(api, client_send(api, (struct api_request){.path = "/"}), "no TLS connection: wrong version number", true);
+  api_free(api);
+  server_stop(server);
+  server = server_start(answer, world->tls);
+  snprintf(url, sizeof url, "http://127.0.0.1:%u", server->port);
+  api = client_of(server, (struct api_options){.url = url});
+  client_expect_failed(api, client_send(api, (struct api_request){.path = "/"}), "the API server 127.0.0.1:", true);
+  api_free(api);
+  server_stop(server);
+}
+
+static void client_certificate(void **state) {
+  struct world *world = *state;
+  X509_STORE_add_cert(SSL_CTX_get_cert_store(world->tls), world->authority.certificate);
+  SSL_CTX_set_verify(world->tls, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+  struct server *server = server_start(answer, world->tls);
+  works(server, (struct api_options){.ca = world->authority.pem, .certificate = world->user.pem, .key = world->user.key_pem});
+  char *certificate = strdup(file(world, "user.crt", world->user.pem)), *key = strdup(file(world, "user.key", world->user.key_pem));
+  works(server, (struct api_options){.ca = world->authority.pem, .certificate_file = certificate, .key_file = key});
+  works(server, (struct api_options){.ca = world->authority.pem, .certificate_file = certificate, .key = world->user.key_pem});
+  fails(server, (struct api_options){.ca = world->authority.pem, .certificate = world->user.pem, .key = world->other.key_pem},
+        "our certificate or its key cannot be used");
+  fails(server, (struct api_options){.ca = world->authority.pem, .certificate = "rubbish", .key = world->user.key_pem},
+        "our certificate or its key cannot be used");
+  fails(server, (struct api_options){.ca = world->authority.pem, .certificate_file = "/nonesuch.crt", .key_file = key},
+        "our certificate or its key cannot be used");
+  struct api *api = client_of(server, (struct api_options){.ca = world->authority.pem});
+  client_expect_failed(api, client_send(api, (struct api_request){.path = "/"}), "certificate required", true);
+  api_free(api);
+  free(certificate), free(key);
+  server_stop(server);
+}
+
+/* ---- the token ---- */
+
+static void static_token(void **state) {
+  struct world *world = *state;
+  struct server *server = server_start(answer, world->tls);
+  works(server, (struct api_options){.ca = world->authority.pem, .token = "a.b-c_d"});
+  assert_true(server_saw(server, "\nAuthorization: Bearer a.b-c_d\n"));
+  /* The file goes before the text; the text stands in while there is no file. */
+  works(server, (struct api_options){.ca = world->authority.pem, .token = "a", .token_file = file(world, "token", "b\n")});
+  assert_true(server_saw(server, "\nAuthorization: Bearer b\n"));
+  works(server, (struct api_options){.ca = world->authority.pem, .token = "a", .token_file = "/nonesuch/token"});
+  assert_true(server_saw(server, "\nAuthorization: Bearer a\n"));
+  server_stop(server);
+}
+
+static void bad_token_files(void **state) {
+  struct world *world = *state;
+  static const char *const texts[] = {"", "\n", "to ken", "tok\nen", "t\x01", "\xc3\xa9"};
+  char error[256];
+  struct api_options options = {.url = "https://127.0.0.1:1", .token_file = "/nonesuch/token"};
+  assert_null(api_new(&options, error, sizeof error));
+  assert_string_equal(error, "the token's file /nonesuch/token: No such file or directory");
+  for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+    options.token_file = file(world, "token", texts[i]);
+    assert_null(api_new(&options, error, sizeof error));
+    assert_non_null(strstr(error, "it holds no token"));
+  }
+  char *long_one = malloc(100001);
+  memset(long_one, 'x', 100000);
+  long_one[100000] = '\0';
+  options.token_file = file(world, "token", long_one);
+  assert_null(api_new(&options, error, sizeof error));
+  assert_non_null(strstr(error, "it is too long"));
+  free(long_one);
+}
+
+/* Sends until the token of the last request is `token`: the file is looked at once a second. Returns how many other requests went before. */
+static int requests_until(struct server *server, struct api *api, const char *token) {
+  char field[64];
+  snprintf(field, sizeof field, "\nAuthorization: Bearer %s\n", token);
+  for (int i = 0; i < 1000; i++) {
+    uint64_t id = client_send(api, (struct api_request){.path = "/"});
+    api_wait(api, NULL, 0, 10000);
+    struct api_news *news = api_next(api);
+    assert_true(news && news->id == id && news->kind == API_NEWS_DONE);
+    api_news_free(news);
+    if (server_saw(server, field)) return i;
+    api_wait(api, NULL, 0, 10);
+  }
+  fail_msg("%s never came", token);
+  return 0;
+}
+
+static void token_rotates(void **state) {
+  struct world *world = *state;
+  struct server *server = server_start(answer, world->tls);
+  struct api *api = client_of(server, (struct api_options){.ca = world->authority.pem, .token_file = file(world, "token", "first"), .log = &world->log});
+  assert_int_equal(requests_until(server, api, "first"), 0);
+  file(world, "token", "second");
+  assert_true(requests_until(server, api, "second") > 0);
+  /* A 401 makes the next request look at once. */
+  file(world, "token", "expired");
+  requests_until(server, api, "expired");
+  file(world, "token", "third");
+  assert_int_equal(requests_until(server, api, "third"), 0);
+  assert_string_equal(world->lines, "");
+  /* It is gone, or broken: the one before stays, and that is said once, without it. */
+  file(world, "token", "a secret with spaces");
+  for (int i = 0; i < 3; i++) {
+    client_expect_done(api, client_send(api, (struct api_request){.path = "/"}), 200, "{}");
+    api_wait(api, NULL, 0, 1010);
+  }
+  assert_true(server_saw(server, "Bearer third\n"));
+  assert_int_equal(count_of(world->lines, "the API token's file cannot be read"), 1);
+  file(world, "token", "fourth");
+  requests_until(server, api, "fourth");
+  assert_null(strstr(world->lines, "secret"));
+  assert_null(strstr(world->lines, "third"));
+  api_free(api);
+  server_stop(server);
+}
+
+/* ---- the system's authorities ---- */
+
+static bool mount_system_authority(const struct pair *authority) {
+  char path[64];
+  if (unshare(CLONE_NEWNS) && unshare(CLONE_NEWUSER | CLONE_NEWNS)) return false;
+  if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("none", "/etc/ssl/certs", "tmpfs", 0, NULL)) return false;
+  snprintf(path, sizeof path, "/etc/ssl/certs/%08lx.0", X509_subject_name_hash(authority->certificate));
+  FILE *bundle = fopen("/etc/ssl/certs/ca-certificates.crt", "w"), *hashed = fopen(path, "w");
+  if (!bundle || !hashed) return false;
+  bool is_ok = fputs(authority->pem, bundle) >= 0 && fputs(authority->pem, hashed) >= 0;
+  return fclose(bundle) == 0 && fclose(hashed) == 0 && is_ok;
+}
+
+static enum api_news_kind outcome(struct server *server, const char *ca, const char *ca_file) {
+  struct api *api = client_of(server, (struct api_options){.ca = ca, .ca_file = ca_file});
+  client_send(api, (struct api_request){.path = "/"});
+  api_wait(api, NULL, 0, 10000);
+  struct api_news *news = api_next(api);
+  enum api_news_kind kind = news ? news->kind : API_NEWS_ITEM;
+  api_news_free(news);
+  api_free(api);
+  return kind;
+}
+
+/* In a mount namespace whose system trusts our authority: it counts, unless another one is given. */
+static void own_authority_only(void **state) {
+  struct world *world = *state;
+  struct server *server = server_start(answer, world->tls);
+  const char *other = file(world, "other.crt", world->other.pem);
+  pid_t child = fork();
+  if (child == 0) {
+    if (!mount_system_authority(&world->authority)) _exit(2);
+    if (outcome(server, NULL, NULL) != API_NEWS_DONE) _exit(3);
+    if (outcome(server, world->other.pem, NULL) != API_NEWS_FAILED) _exit(4);
+    if (outcome(server, NULL, other) != API_NEWS_FAILED) _exit(5);
+    _exit(0);
+  }
+  int status = 0;
+  assert_int_equal(waitpid(child, &status, 0), child);
+  assert_true(WIFEXITED(status));
+  assert_int_equal(WEXITSTATUS(status), 0);
+  server_stop(server);
+}
+
+#define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
+int main(void) {
+  signal(SIGPIPE, SIG_IGN);
+  const struct CMUnitTest tests[] = {TEST(trust),        TEST(authority_rotates), TEST(names),         TEST(validity),
+                                     TEST(insecure),     TEST(old_protocols),     TEST(plain_and_tls), TEST(client_certificate),
+                                     TEST(static_token), TEST(bad_token_files),   TEST(token_rotates), TEST(own_authority_only)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
