@@ -334,7 +334,7 @@ static uint64_t deadline(const struct transfer *transfer, const char **what, uns
     *ms = transfer->timeout_ms;
   }
   bool is_awaited = transfer->split == API_SPLIT_WATCH && !transfer->is_answered;
-  unsigned quiet = is_awaited && (!transfer->idle_ms || transfer->idle_ms > LIMIT_API_HEAD_MS) ? LIMIT_API_HEAD_MS : transfer->idle_ms;
+  unsigned quiet = is_awaited && (!transfer->idle_ms || transfer->idle_ms > API_HEAD_MS) ? API_HEAD_MS : transfer->idle_ms;
   if (quiet && transfer->heard_at + quiet < first) {
     first = transfer->heard_at + quiet;
     *what = "not a byte for";

@@ -13,6 +13,9 @@
 
 struct api;
 
+/* Milliseconds: for name, connection and TLS handshake; and for the head of a watch's answer. */
+enum { API_CONNECT_MS = 10000, API_HEAD_MS = 30000 };
+
 /* Texts are copied; NULL: not given. Where both are, a file goes before a text. */
 struct api_options {
   const char *url;          /* http or https, a path is put before every request's */
@@ -40,7 +43,7 @@ struct api_request {
   struct span body;   /* data NULL: none */
   const char *content_type;
   enum api_split split; /* of an answer with status 200 */
-  unsigned timeout_ms;  /* for the whole; 0: none (a watch's head has LIMIT_API_HEAD_MS all the same) */
+  unsigned timeout_ms;  /* for the whole; 0: none (a watch's head has API_HEAD_MS all the same) */
   unsigned idle_ms;     /* without a byte; 0: no limit */
   size_t max_body;      /* of an answer that is not split */
 };

@@ -71,7 +71,7 @@ bool api_error_describe(const struct api_identity *identity, CURL *easy, CURLcod
       put_lost(easy, "no connection", detail, out);
       return true;
     case CURLE_OPERATION_TIMEDOUT: /* of libcurl's times we use the connection's only */
-      buffer_printf(out, "no connection within %d s", LIMIT_API_CONNECT_MS / 1000);
+      buffer_printf(out, "no connection within %d s", API_CONNECT_MS / 1000);
       return true;
     case CURLE_PEER_FAILED_VERIFICATION:
       put_not_trusted(identity, easy, detail, out);

@@ -264,7 +264,7 @@ void api_identity_apply(const struct api_identity *identity, CURL *easy) {
   set_number(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1);
   set_number(easy, CURLOPT_NOSIGNAL, 1);
   set_number(easy, CURLOPT_QUICK_EXIT, 1); /* a name that is being resolved holds up nobody */
-  set_number(easy, CURLOPT_CONNECTTIMEOUT_MS, LIMIT_API_CONNECT_MS);
+  set_number(easy, CURLOPT_CONNECTTIMEOUT_MS, API_CONNECT_MS);
   set_text(easy, CURLOPT_USERAGENT, identity->user_agent);
   must(curl_easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, on_socket) == CURLE_OK);
   if (identity->connect_to) must(curl_easy_setopt(easy, CURLOPT_CONNECT_TO, identity->connect_to) == CURLE_OK);

@@ -589,22 +589,24 @@ static int open_module(lua_State *L) {
   lua_pushvalue(L, lua_upvalueindex(1));
   lua_pushcclosure(L, native_log, 1);
   lua_setfield(L, -2, "log");
-  api_lua_open(L, lua_touserdata(L, lua_upvalueindex(1)), NULL);
+  api_lua_open(L, lua_touserdata(L, lua_upvalueindex(1)), lua_touserdata(L, lua_upvalueindex(2)));
   return 1;
 }
 
-void native_open(lua_State *L, struct log *log) {
+void native_open(lua_State *L, struct log *log, struct counters *counters) {
   lua_getglobal(L, "package");
   lua_getfield(L, -1, "preload");
   lua_pushlightuserdata(L, log);
-  lua_pushcclosure(L, open_module, 1);
+  lua_pushlightuserdata(L, counters);
+  lua_pushcclosure(L, open_module, 2);
   lua_setfield(L, -2, "moongate.kube");
   lua_pop(L, 2);
 }
 
 int luaopen_moongate_kube(lua_State *L) {
   lua_pushlightuserdata(L, NULL);
-  lua_pushcclosure(L, open_module, 1);
+  lua_pushlightuserdata(L, NULL);
+  lua_pushcclosure(L, open_module, 2);
   lua_call(L, 0, 1);
   return 1;
 }

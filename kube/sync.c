@@ -112,7 +112,7 @@ static int open_lua(struct sync *sync, bool is_check, char *error, size_t error_
   sync->L = L;
   luaL_openlibs(L);
   luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
-  native_open(L, sync->options.log);
+  native_open(L, sync->options.log, sync->options.counters);
   if (sync->options.open_state && sync->options.open_state(sync->options.context, L, error, error_size)) return -1;
   lua_pushcfunction(L, traceback);
   lua_pushcfunction(L, make_object);

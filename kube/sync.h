@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/counters.h"
 #include "base/log.h"
 #include "base/span.h"
 
@@ -23,6 +24,7 @@ struct sync_options {
   void (*emit)(void *context, const char *bytes, size_t length);
   void *context;
   struct log *log;
+  struct counters *counters; /* of the sync thread; may be NULL */
   /* Registers moongate.core and moongate.owners in the state (script_open). 0, or not with a message. */
   int (*open_state)(void *context, lua_State *L, char *error, size_t error_size);
 };

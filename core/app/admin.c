@@ -27,7 +27,8 @@ static void handle(void *context, struct service_call *call) {
     else service_reply(call, 500, "text/plain", SPAN("not ready"));
   } else if (span_equal(call->uri.path, SPAN("/metrics"))) {
     struct buffer out = {0};
-    metrics_write(&out, admin->options.counters, admin->options.count, publisher_gauges(admin->options.publisher), admin->options.logs, admin->options.series);
+    metrics_write(&out, admin->options.counters, admin->options.counters_count, publisher_gauges(admin->options.publisher), admin->options.logs,
+                  admin->options.series);
     service_reply(call, 200, "text/plain; version=0.0.4", buffer_span(&out));
     buffer_free(&out);
   } else {

@@ -14,7 +14,8 @@ struct admin_options {
   struct publisher *publisher;
   struct log_writer *logs;
   struct series_registry *series;   /* policies' counters */
-  struct counters *const *counters; /* one block per worker */
+  struct counters *const *counters; /* one block per thread that counts */
+  unsigned counters_count;
   struct worker *const *workers;
   unsigned count;
   _Atomic bool *is_ready; /* false: /healthz answers 500 */

@@ -57,7 +57,8 @@ struct run {
   struct port_set http, https;
   struct worker_seat *seats;
   struct worker *workers[WORKERS_MAX];
-  struct counters *counters[WORKERS_MAX];
+  struct counters *counters[WORKERS_MAX + 1]; /* the workers', then the sync thread's */
+  struct counters sync_counters;
   unsigned worker_count;
   _Atomic uint64_t body_budget;
   _Atomic bool is_ready;
@@ -126,6 +127,7 @@ static int start_admin(struct run *run, char *error, size_t size) {
       .logs = run->logs,
       .series = run->series,
       .counters = run->counters,
+      .counters_count = run->worker_count + 1,
       .workers = run->workers,
       .count = run->worker_count,
       .is_ready = &run->is_ready,
@@ -147,6 +149,7 @@ static int start_sync(struct run *run, const char *home, char *error, size_t siz
       .publisher = run->publisher,
       .guest_memory = GUEST_MEMORY,
       .log = log_writer_log(run->logs, "sync"),
+      .counters = &run->sync_counters,
       .own_ports = {address_port(&run->http.addresses[0]), address_port(&run->https.addresses[0]), run->health_port},
   };
   run->sync = sync_thread_new(&options, error, size);
@@ -299,6 +302,7 @@ int run_main(int argc, char **argv) {
     run.workers[i] = &run.seats[i].worker;
     run.counters[i] = &run.seats[i].counters;
   }
+  run.counters[run.worker_count] = &run.sync_counters;
   run.tickets = tls_tickets_new();
   run.fallback = certificate_new_self_signed();
   if (start_ports(&run, error, sizeof error) || start_publisher(&run, home, error, sizeof error)) return fail(error);

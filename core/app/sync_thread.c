@@ -45,6 +45,7 @@ static struct sync_options joints(struct sync_thread *self, const struct sync_th
       .emit = emit,
       .context = self,
       .log = options->log,
+      .counters = options->counters,
       .open_state = open_state,
   };
 }

@@ -15,6 +15,7 @@ struct sync_thread_options {
   unsigned long long guest_memory;
   struct publisher *publisher; /* NULL: check only */
   struct log *log;
+  struct counters *counters; /* of the thread; NULL: check only */
   unsigned own_ports[3];
 };
 

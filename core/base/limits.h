@@ -37,9 +37,7 @@
   X(JSON_DEPTH, 128, "levels", "the answer is refused", "containers within each other in an answer of the API server") \
   X(API_ITEM_BYTES, 8388608, "bytes", "the answer is refused", "one object of a list or watch of the API server") \
   X(API_NEWS_BYTES, 4194304, "bytes", "reading pauses", "objects of the API server that were read and not yet taken") \
-  X(API_ERROR_BYTES, 65536, "bytes", "the rest is dropped", "what the API server says with a status that is not 200") \
-  X(API_CONNECT_MS, 10000, "milliseconds", "the request fails", "name, connection and TLS handshake to the API server") \
-  X(API_HEAD_MS, 30000, "milliseconds", "the request fails", "the head of the answer to a watch")
+  X(API_ERROR_BYTES, 65536, "bytes", "the rest is dropped", "what the API server says with a status that is not 200")
 
 enum {
 #define X(name, value, unit, answer, what) LIMIT_##name = (value),

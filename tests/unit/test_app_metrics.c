@@ -3,15 +3,17 @@
 #include "proxy_world.h"
 
 static unsigned long long shown(struct log_writer *writer, const char *name) {
+  struct series_registry *registry = series_registry_new();
   struct counters *counters[] = {&world.counters};
   struct publisher_gauges gauges = {0};
   struct buffer out = {0};
-  metrics_write(&out, counters, 1, &gauges, writer);
+  metrics_write(&out, counters, 1, &gauges, writer, registry);
   buffer_append(&out, span_make("", 1));
   char line[128];
   snprintf(line, sizeof line, "\n%s ", name);
   const char *at = strstr(buffer_span(&out).data, line);
   assert_non_null(at);
+  series_registry_free(registry);
   unsigned long long value = strtoull(at + strlen(line), NULL, 10);
   buffer_free(&out);
   return value;

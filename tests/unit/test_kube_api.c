@@ -332,6 +332,26 @@ static void huge_item(void **state) {
   server_stop(server);
 }
 
+static void send_deep_item(struct peer *peer) {
+  static char brackets[LIMIT_JSON_DEPTH + 1];
+  memset(brackets, '[', sizeof brackets);
+  peer_request(peer);
+  peer_send(peer, "HTTP/1.1 200 OK\r\n\r\n{\"metadata\":{},\"items\":[{\"a\":");
+  peer_send_bytes(peer, brackets, sizeof brackets);
+}
+
+static void deep_item(void **state) {
+  (void)state;
+  struct counters counters = {0};
+  struct server *server = server_start(send_deep_item, NULL);
+  struct api *api = client_of(server, (struct api_options){.counters = &counters});
+  uint64_t id = client_send(api, (struct api_request){.split = API_SPLIT_LIST});
+  client_expect_failed(api, id, "it is nested too deeply", false);
+  assert_int_equal(counter_get(&counters, COUNTER_LIMIT_JSON_DEPTH), 1);
+  api_free(api);
+  server_stop(server);
+}
+
 enum { MANY = 32 * 1024 };
 
 /* 32 MiB of items, each with its number. */
@@ -603,6 +623,7 @@ int main(void) {
                                      cmocka_unit_test(broken_lists),
                                      cmocka_unit_test(cut_list),
                                      cmocka_unit_test(huge_item),
+                                     cmocka_unit_test(deep_item),
                                      cmocka_unit_test(back_pressure),
                                      cmocka_unit_test(paused_and_gone),
                                      cmocka_unit_test(watches),
