@@ -65,7 +65,7 @@ OURS = ["127.0.0.1", "127.8.8.8", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "o
 def test_no_address_of_this_host_leads_to_our_listeners(moongate):
     addresses = [our_address() if address == "ours" else address for address in OURS]
     proxy = moongate({"ingress.json": [to("slice.example", 80), ingress("ip", "ip.example", service_name="ip", annotations={"nginx.ingress.kubernetes.io/service-upstream": "true"})]},
-                     expect_errors=["EndpointSlice", "our own listeners", "status=503", "does not exist"])
+                     expect_errors=["EndpointSlice", "our own listeners", "status=503", "does not exist", "has no port"])  # between two files
     for address in addresses:
         for port in (proxy.http_port, proxy.https_port, proxy.health_port):
             made = slice_of([port], "web")[0]

@@ -62,7 +62,7 @@ static void defaults(void **state) {
 
 /* One that names an object: NAMESPACE/NAME. */
 static bool is_reference(const char *flag) {
-  static const char *const names[] = {"configmap", "default-backend-service", "default-ssl-certificate"};
+  static const char *const names[] = {"configmap", "default-backend-service", "default-ssl-certificate", "publish-service"};
   for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
     if (strcmp(flag, names[i]) == 0) return true;
   return false;
@@ -213,9 +213,9 @@ static void flags_without_effect_are_said_once(void **state) {
   (void)state;
   struct options options;
   struct said said = {""};
-  assert_int_equal(parse(&options, "--sync-period=1s", "--sync-period=2s", "--update-status", "--http-port=1", NULL), 0);
+  assert_int_equal(parse(&options, "--sync-period=1s", "--sync-period=2s", "--enable-ssl-passthrough", "--http-port=1", NULL), 0);
   options_without_effect(&options, say, &said);
-  assert_string_equal(said.text, "sync-period:has no meaning here;update-status:has no effect yet;");
+  assert_string_equal(said.text, "sync-period:has no meaning here;enable-ssl-passthrough:has no effect yet;");
 }
 
 static void the_pack_holds_every_flag(void **state) {
