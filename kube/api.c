@@ -8,7 +8,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <time.h>
 
 #include "base/check.h"
@@ -16,6 +15,7 @@
 #include "base/list.h"
 #include "kube/api_error.h"
 #include "kube/api_identity.h"
+#include "kube/api_sockets.h"
 #include "kube/json_split.h"
 
 #define API_MAGIC MAGIC('a', 'p', 'i', ' ')
@@ -25,6 +25,7 @@ enum { STATUS_OK = 200, STATUS_UNAUTHORIZED = 401, CONNECTION_QUIET_MS = 10000 }
 struct api {
   uint32_t magic;
   struct api_identity identity;
+  struct api_sockets sockets;
   struct counters *counters;
   CURLM *multi;
   struct list transfers, news;
@@ -46,6 +47,7 @@ struct transfer {
   size_t max_body;
   uint64_t started_at, heard_at, paused_at; /* ms; paused_at 0: it is not */
   unsigned timeout_ms, idle_ms;
+  int port;         /* local, of its connection; 0 before */
   long status;      /* of the head that came, 0 before */
   bool is_answered; /* something of the answer came */
   bool is_cut;      /* the rest of the body is not wanted */
@@ -158,10 +160,16 @@ static size_t keep_answer(struct transfer *transfer, struct span piece) {
   return 0;
 }
 
+static void note_heard(struct transfer *transfer) {
+  transfer->heard_at = now_ms();
+  transfer->is_answered = true;
+  api_sockets_heard(&transfer->api->sockets, transfer->port, transfer->heard_at);
+}
+
 static size_t on_body(char *data, size_t size, size_t number, void *context) {
   struct transfer *transfer = transfer_of(context);
   struct span piece = span_make(data, size * number);
-  transfer->heard_at = now_ms();
+  note_heard(transfer);
   curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &transfer->status);
   if (!is_split(transfer)) return keep_answer(transfer, piece);
   if (is_full(transfer->api)) {
@@ -174,10 +182,17 @@ static size_t on_body(char *data, size_t size, size_t number, void *context) {
 
 static size_t on_head(char *data, size_t size, size_t number, void *context) {
   (void)data;
-  struct transfer *transfer = transfer_of(context);
-  transfer->heard_at = now_ms();
-  transfer->is_answered = true;
+  note_heard(transfer_of(context));
   return size * number;
+}
+
+/* The transfer has its connection, a new one or one of another's. */
+static int on_connection(void *context, char *address, char *local_address, int port, int local_port) {
+  struct transfer *transfer = transfer_of(context);
+  (void)address, (void)local_address, (void)port;
+  transfer->port = local_port;
+  api_sockets_begin(&transfer->api->sockets, local_port, now_ms());
+  return CURL_PREREQFUNC_OK;
 }
 
 static void finish_answer(struct transfer *transfer) {
@@ -258,6 +273,8 @@ static void set_callbacks(struct transfer *transfer) {
   must(curl_easy_setopt(easy, CURLOPT_WRITEDATA, transfer) == CURLE_OK);
   must(curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_head) == CURLE_OK);
   must(curl_easy_setopt(easy, CURLOPT_HEADERDATA, transfer) == CURLE_OK);
+  must(curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_connection) == CURLE_OK);
+  must(curl_easy_setopt(easy, CURLOPT_PREREQDATA, transfer) == CURLE_OK);
   must(curl_easy_setopt(easy, CURLOPT_PRIVATE, transfer) == CURLE_OK);
   must(curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, transfer->detail) == CURLE_OK);
 }
@@ -301,6 +318,7 @@ uint64_t api_send(struct api *api, const struct api_request *request, char *erro
   json_split_init(&transfer->splitter, request->split == API_SPLIT_LIST ? JSON_SPLIT_LIST : JSON_SPLIT_WATCH, on_part, transfer);
   list_insert_last(&api->transfers, &transfer->node);
   api_identity_apply(&api->identity, transfer->easy);
+  api_sockets_apply(&api->sockets, transfer->easy);
   set_callbacks(transfer);
   set_request(transfer, request);
   set_fields(transfer, request, now);
@@ -343,21 +361,9 @@ static uint64_t deadline(const struct transfer *transfer, const char **what, uns
   return first;
 }
 
-/* A connection on which nobody heard anything for long is not used any more: what else runs on it fails at once, and begins again on a new one. */
-static void leave_connection(struct api *api, struct transfer *transfer, uint64_t now) {
-  curl_socket_t fd = CURL_SOCKET_BAD, other;
-  if (curl_easy_getinfo(transfer->easy, CURLINFO_ACTIVESOCKET, &fd) || fd == CURL_SOCKET_BAD) return;
-  for (struct list *node = api->transfers.next; node != &api->transfers; node = node->next) {
-    const struct transfer *peer = container_of(node, struct transfer, node);
-    if (curl_easy_getinfo(peer->easy, CURLINFO_ACTIVESOCKET, &other) || other != fd || peer == transfer) continue;
-    if (now - peer->heard_at < CONNECTION_QUIET_MS) return;
-  }
-  if (now - transfer->heard_at >= CONNECTION_QUIET_MS) shutdown(fd, SHUT_RDWR);
-}
-
 static void expire(struct api *api, struct transfer *transfer, uint64_t now, const char *what, unsigned ms) {
   struct buffer sentence = {.data = NULL};
-  leave_connection(api, transfer, now);
+  api_sockets_leave(&api->sockets, transfer->port, now, CONNECTION_QUIET_MS); /* it may be dead for all */
   buffer_printf(&sentence, "the API server %s: %s %g s", api->identity.server, what, ms / 1000.0);
   fail(transfer, buffer_span(&sentence), true);
   buffer_free(&sentence);
@@ -461,6 +467,7 @@ void api_free(struct api *api) {
   while (!list_is_empty(&api->transfers)) transfer_free(container_of(api->transfers.next, struct transfer, node));
   while (!list_is_empty(&api->news)) free(take_queued(api, api->news.next));
   curl_multi_cleanup(api->multi);
+  api_sockets_free(&api->sockets);
   api_identity_free(&api->identity);
   curl_global_cleanup();
   api->magic = 0;

@@ -93,7 +93,7 @@ bool api_error_describe(const struct api_identity *identity, CURL *easy, CURLcod
     case CURLE_SEND_ERROR:
     case CURLE_HTTP2:
     case CURLE_HTTP2_STREAM:
-      put_lost(easy, "the connection was lost before the answer's end", detail, out);
+      put_lost(easy, "the answer broke off", detail, out);
       return true;
     default:
       buffer_printf(out, "%s", curl_easy_strerror(code));

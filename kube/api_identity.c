@@ -4,8 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +14,7 @@
 #include "base/check.h"
 #include "base/limits.h"
 
-enum { TOKEN_MAX_BYTES = 65536, TOKEN_LOOK_MS = 1000, KEEPALIVE_S = 15, KEEPALIVE_COUNT = 3, UNACKNOWLEDGED_MS = 30000 };
+enum { TOKEN_MAX_BYTES = 65536, TOKEN_LOOK_MS = 1000 };
 
 static char *copy(const char *text) { return text ? check_memory(strdup(text)) : NULL; }
 
@@ -214,20 +212,6 @@ void api_identity_free(struct api_identity *identity) {
   *identity = (struct api_identity){.url = NULL};
 }
 
-/* A peer that is gone without a word is noticed by the kernel. No child gets the connection: libcurl does not see to it everywhere. */
-static int on_socket(void *context, curl_socket_t fd, curlsocktype purpose) {
-  (void)context;
-  (void)purpose;
-  int on = 1, idle = KEEPALIVE_S, count = KEEPALIVE_COUNT, unacknowledged = UNACKNOWLEDGED_MS;
-  fcntl(fd, F_SETFD, FD_CLOEXEC);
-  setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-  setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
-  setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &idle, sizeof idle);
-  setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
-  setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unacknowledged, sizeof unacknowledged);
-  return CURL_SOCKOPT_OK;
-}
-
 static void set_text(CURL *easy, CURLoption option, const char *text) { must(curl_easy_setopt(easy, option, text) == CURLE_OK); }
 static void set_number(CURL *easy, CURLoption option, long number) { must(curl_easy_setopt(easy, option, number) == CURLE_OK); }
 
@@ -266,7 +250,6 @@ void api_identity_apply(const struct api_identity *identity, CURL *easy) {
   set_number(easy, CURLOPT_QUICK_EXIT, 1); /* a name that is being resolved holds up nobody */
   set_number(easy, CURLOPT_CONNECTTIMEOUT_MS, API_CONNECT_MS);
   set_text(easy, CURLOPT_USERAGENT, identity->user_agent);
-  must(curl_easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, on_socket) == CURLE_OK);
   if (identity->connect_to) must(curl_easy_setopt(easy, CURLOPT_CONNECT_TO, identity->connect_to) == CURLE_OK);
   if (identity->is_tls) apply_tls(identity, easy);
 }
