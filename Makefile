@@ -47,13 +47,13 @@ OBJECTS := $(patsubst %.c,$(OUT)/obj/%.o,$(filter-out core/app/main.c,$(SOURCES)
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZ_REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(OUT)/fuzz/replay_%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: help deps build dev tsan all-tests test test-long unit spec e2e check bench lint format format-check install image run clean churn layering
+.PHONY: help deps build dev tsan all-tests test test-long unit spec e2e check test-cluster bench lint format format-check install image run clean churn layering
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 APT_PACKAGES := gcc make pkg-config git libc6-dev libuv1-dev libssl-dev libluajit-5.1-dev luajit lua-cjson lua-busted lua-check libcmocka-dev \
-  libpcre2-dev libc-ares-dev libcurl4-openssl-dev libyaml-dev clang clang-tidy clang-format-19 python3 python3-pytest python3-yaml openssl curl ca-certificates procps
+  libpcre2-dev libc-ares-dev libcurl4-openssl-dev libyaml-dev clang clang-tidy clang-format-19 python3 python3-pytest python3-yaml openssl curl ca-certificates procps iproute2 util-linux
 build/.deps: Makefile
 	@mkdir -p build
 	@missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
@@ -108,6 +108,8 @@ test: build/.deps ## everything a change needs; ends with "N passed, N failed"
 	@bash tests/run.sh
 test-long: build/.deps ## TSan, longer churn
 	@bash tests/run.sh long
+test-cluster: build/.deps ## against a real Kubernetes API server in a network namespace; needs Go 1.26 and root; first time: builds it, 5 minutes
+	@bash tests/run.sh cluster
 unit: build/.deps ## C unit tests, ASan+UBSan
 	@bash tests/run.sh unit
 spec: build/.deps ## busted specs on LuaJIT

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests and ends with "N passed, N failed". A skipped test, a crashed program and a missing tool count as failed.
-#   tests/run.sh [all|unit|spec|e2e|check|churn|long]
+#   tests/run.sh [all|unit|spec|e2e|check|churn|long|cluster]
 set -uo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-all}
@@ -88,21 +88,34 @@ run_spec() {
     LUA_CPATH="$PWD/build/dev/lib/?.so;;" timeout 600 luajit /usr/bin/busted --output=TAP --pattern=_spec spec policies/examples
 }
 
-run_e2e() {
-  section "end-to-end tests (ASan, UBSan)"
-  build dev binary || return
-  local out="$log/e2e.log" line n
-  MOONGATE_BINARY="$PWD/build/dev/moongate" timeout 900 python3 -m pytest -q -p no:cacheprovider tests/e2e >"$out" 2>&1
-  local status=$?
+# pytest over a folder: its last line is counted.
+pytests() { # name, seconds, folder...
+  local name=$1 out="$log/$1.log" line n status bad=0
+  MOONGATE_BINARY="$PWD/build/dev/moongate" timeout "$2" python3 -m pytest -q -p no:cacheprovider "${@:3}" >"$out" 2>&1
+  status=$?
   line=$(grep -E '^[0-9]+ (passed|failed|error)|^=+ .*(passed|failed|error)' "$out" | tail -n 1)
   n=$(grep -oE '[0-9]+ passed' <<<"$line" | grep -oE '[0-9]+'); pass "${n:-0}"
-  local bad=0
   for word in failed error skipped; do
     n=$(grep -oE "[0-9]+ $word" <<<"$line" | grep -oE '[0-9]+'); bad=$((bad + ${n:-0}))
   done
   [ "$status" -ne 0 ] && [ "$bad" -eq 0 ] && bad=1
   fail "$bad"
   if [ "$bad" -gt 0 ]; then tail -n 120 "$out"; else echo "ok      $line"; fi
+}
+
+run_e2e() {
+  section "end-to-end tests (ASan, UBSan)"
+  build dev binary || return
+  pytests e2e 900 tests/e2e
+}
+
+run_cluster() {
+  section "a real API server (the test cluster is built once, which takes five minutes)"
+  bash tests/cluster/build.sh >/dev/null || { fail 1; return; }
+  one gofmt bash -c '[ -z "$(gofmt -l tests/cluster/controlplane | tee /dev/stderr)" ]'
+  build dev binary || return
+  build release binary library || return
+  pytests cluster 1800 tests/cluster
 }
 
 run_churn() { # variant, seconds, extra...
@@ -120,9 +133,10 @@ case $what in
   spec) run_spec ;;
   e2e) run_e2e ;;
   churn) run_churn release 30 ;;
+  cluster) run_cluster ;;
   long) run_threaded_units; run_churn tsan 30 --workers 4 ;;
   all) run_check; run_unit; run_spec; run_e2e; run_churn release 30 ;;
-  *) echo "usage: tests/run.sh [all|unit|spec|e2e|check|churn|long]" >&2; exit 2 ;;
+  *) echo "usage: tests/run.sh [all|unit|spec|e2e|check|churn|long|cluster]" >&2; exit 2 ;;
 esac
 
 printf '\n%d passed, %d failed\n' "$passed" "$failed"

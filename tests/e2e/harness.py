@@ -99,6 +99,8 @@ class Answer:
 
 
 class Moongate:
+    address = "127.0.0.1"
+
     def __init__(self, manifests=None, flags=(), expect_errors=(), workers=2, policies=None):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="moongate-"))
         self.manifests = self.folder / "manifests"
@@ -110,9 +112,11 @@ class Moongate:
             self.write(name, text)
         for name, text in (policies or {}).items():
             (self.policies / name).write_text(text)
-        command = [BINARY, "run", "--manifests", str(self.manifests), "--policies", str(self.policies), "--http-port", "0", "--https-port", "0", "--healthz-port", "0",
-                   "--workers", str(workers), "--bind-address", "127.0.0.1", "-v=2", *flags]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+        self.start([BINARY, "run", "--manifests", str(self.manifests), "--policies", str(self.policies), "--http-port", "0", "--https-port", "0", "--healthz-port", "0",
+                    "--workers", str(workers), "--bind-address", self.address, "-v=2", *flags])
+
+    def start(self, command, **more):
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, **more)
         self.access, self.errors = Lines(self.process.stdout), Lines(self.process.stderr)
         found = wait_until(lambda: self.errors.find(r"http_port=(\d+) https_port=(\d+) healthz_port=(\d+)") or self.process.poll() is not None, 30, "start")
         if found is True:
@@ -141,11 +145,11 @@ class Moongate:
         """One request on a connection of its own; redirects are not followed."""
         if https:
             context = ssl._create_unverified_context()
-            raw = socket.create_connection(("127.0.0.1", self.https_port), timeout)
-            connection = http.client.HTTPSConnection("127.0.0.1", self.https_port, timeout=timeout, context=context)
+            raw = socket.create_connection((self.address, self.https_port), timeout)
+            connection = http.client.HTTPSConnection(self.address, self.https_port, timeout=timeout, context=context)
             connection.sock = context.wrap_socket(raw, server_hostname=(host or "localhost").split(":")[0])
         else:
-            connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout)
+            connection = http.client.HTTPConnection(self.address, self.http_port, timeout=timeout)
         with contextlib.closing(connection):
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
             connection.putheader("Host", host if host is not None else "localhost")
@@ -171,7 +175,7 @@ class Moongate:
 
     def raw(self, data, timeout=5, half_close=True):
         """Sends bytes, returns all bytes until the peer closes or `timeout` passes."""
-        with socket.create_connection(("127.0.0.1", self.http_port), timeout) as connection:
+        with socket.create_connection((self.address, self.http_port), timeout) as connection:
             connection.sendall(data)
             if half_close:
                 connection.shutdown(socket.SHUT_WR)
@@ -185,7 +189,7 @@ class Moongate:
             return received
 
     def admin(self, path):
-        connection = http.client.HTTPConnection("127.0.0.1", self.health_port, timeout=10)
+        connection = http.client.HTTPConnection(self.address, self.health_port, timeout=10)
         with contextlib.closing(connection):
             connection.request("GET", path)
             response = connection.getresponse()
@@ -221,8 +225,8 @@ class Moongate:
 class WebSocket:
     """A client of RFC 6455, enough for an echo."""
 
-    def __init__(self, port, path, host, headers=(), timeout=10):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout)
+    def __init__(self, port, path, host, headers=(), timeout=10, address="127.0.0.1"):
+        self.socket = socket.create_connection((address, port), timeout)
         key = base64.b64encode(os.urandom(16)).decode()
         lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13"]
         lines += [f"{name}: {value}" for name, value in headers]
