@@ -170,18 +170,22 @@ local function own_raw(item, raws)
   return raw
 end
 
+local NONE = {} -- most annotations are not there, and this is asked for each of them on each route
+
 --- The texts of an annotation where its scope says they come from, each with the object that wrote it; the first good one counts.
 local function raws_of(item, input)
-  local found = {}
+  local found = NONE
   if item.spec.scope == "host" then
-    for _, source in ipairs(input.host.sources or {}) do
-      local raw = own_raw(item, source.annotations or {})
-      if raw ~= nil then found[#found + 1] = { raw = raw, source = { namespace = source.namespace, name = source.name } } end
+    for _, source in ipairs(input.host.sources or NONE) do
+      local raw = own_raw(item, source.annotations or NONE)
+      if raw ~= nil then
+        if found == NONE then found = {} end
+        found[#found + 1] = { raw = raw, source = { namespace = source.namespace, name = source.name } }
+      end
     end
   end
-  local raw = #found == 0 and own_raw(item, input.annotations or {})
-  if raw then found[1] = { raw = raw } end
-  return found
+  local raw = found == NONE and own_raw(item, input.annotations or NONE)
+  return raw and { { raw = raw } } or found
 end
 
 local function missing_requirement(entry, item, input)
