@@ -174,7 +174,7 @@ local function copy_edits(list, into)
   end
 end
 
-local function attach_route(input, made, facts, route)
+local function attach_route(input, made, route)
   local short = route_annotations(input, route)
   local ingress = route.annotated_by or route.ingress
   local source = { kind = "Ingress", namespace = ingress.namespace, name = ingress.name }
@@ -190,7 +190,7 @@ local function attach_route(input, made, facts, route)
   }
   local failed = {}
   local question = {
-    host = facts, annotations = short, settings = input.settings,
+    host_name = input.name, annotations = short,
     route = { path = route.path, path_type = route.path_type, source = source, upstreams = upstreams, alternatives = array {} },
   }
   local results = ask(input.set, "attach_route", question, failed)
@@ -251,7 +251,7 @@ function attaching.host(input)
   attach_host(input, made, facts)
   local denied_by = made.closed
   for i, route in ipairs(routes) do
-    local body, ingress = attach_route(input, made, facts, route)
+    local body, ingress = attach_route(input, made, route)
     made.body.routes[i] = body
     body.ingress = ingress
     if body.denied then denied_by[ingress] = denied_by[ingress] or body.denied end

@@ -103,6 +103,20 @@ describe("which policies attach", function()
     assert.same({ 7, 308 }, config_of(driver:attach_route(route_input({ ["a-number"] = "7" }, { ["a-number"] = "5" })).trial))
   end)
 
+  it("takes host and settings from the attach_host before, and from no other host's", function()
+    local fields = { annotations = { ["a-number"] = { type = "integer", scope = "host", setting = "a-number", default = 1 } } }
+    local driver = driver_of(policy(fields))
+    local function ask(host_name, annotations)
+      return driver:attach_route(route_input(annotations, nil, { host_name = host_name, host = {}, settings = {} }))
+    end
+    driver:attach_host(route_input({ ["a-number"] = "3" }, {}))
+    for _ = 1, 2 do assert.equal(3, config_of(ask("shop.test").trial).number) end
+    driver:attach_host(route_input({}, { ["a-number"] = "5" }))
+    assert.equal(5, config_of(ask("shop.test").trial).number)
+    assert.equal(7, config_of(ask("shop.test", { ["a-number"] = "7" }).trial).number)
+    assert.has_error(function() ask("other.test") end, "attach_route: the host before was not other.test")
+  end)
+
   it("can be narrowed by name", function()
     local driver = driver_of { policy { name = "one" }, policy { name = "two" } }
     local results = driver:attach_route(route_input({ ["a-number"] = "3" }, {}, { only = { "two" } }))

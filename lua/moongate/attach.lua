@@ -172,18 +172,24 @@ end
 
 local NONE = {} -- most annotations are not there, and this is asked for each of them on each route
 
---- The texts of an annotation where its scope says they come from, each with the object that wrote it; the first good one counts.
-local function raws_of(item, input)
+local function host_raws_of(item, input)
+  local known = input.shared and input.shared.raws[item]
+  if known then return known end
   local found = NONE
-  if item.spec.scope == "host" then
-    for _, source in ipairs(input.host.sources or NONE) do
-      local raw = own_raw(item, source.annotations or NONE)
-      if raw ~= nil then
-        if found == NONE then found = {} end
-        found[#found + 1] = { raw = raw, source = { namespace = source.namespace, name = source.name } }
-      end
+  for _, source in ipairs(input.host.sources or NONE) do
+    local raw = own_raw(item, source.annotations or NONE)
+    if raw ~= nil then
+      if found == NONE then found = {} end
+      found[#found + 1] = { raw = raw, source = { namespace = source.namespace, name = source.name } }
     end
   end
+  if input.shared then input.shared.raws[item] = found end
+  return found
+end
+
+--- The texts of an annotation where its scope says they come from, each with the object that wrote it; the first good one counts.
+local function raws_of(item, input)
+  local found = item.spec.scope == "host" and host_raws_of(item, input) or NONE
   local raw = found == NONE and own_raw(item, input.annotations or NONE)
   return raw and { { raw = raw } } or found
 end
@@ -310,14 +316,20 @@ local function has_host_scope(entry)
   return false
 end
 
-local function applies(entry, input, is_host)
-  if entry.policy.applies == "always" or carries(entry, input.annotations) or settings_differ(entry, input.settings) then return true end
-  if is_host or entry.has_host_scope then
-    for _, source in ipairs(input.host.sources or {}) do
-      if carries(entry, source.annotations) then return true end
-    end
+local function is_carried_by_host(entry, input)
+  for _, source in ipairs(input.host.sources or {}) do
+    if carries(entry, source.annotations) then return true end
   end
   return false
+end
+
+local function applies(entry, input, is_host)
+  if entry.policy.applies == "always" or carries(entry, input.annotations) or settings_differ(entry, input.settings) then return true end
+  if not is_host and not entry.has_host_scope then return false end
+  local shared = input.shared
+  if not shared then return is_carried_by_host(entry, input) end
+  if shared.carried[entry] == nil then shared.carried[entry] = is_carried_by_host(entry, input) end
+  return shared.carried[entry]
 end
 
 --- Errors of a policy say file and line; where they do not, its name.
@@ -413,9 +425,11 @@ local function chosen(input)
   return names
 end
 
+--- Also keeps what the host's routes share, so that it need not come with each of them.
 ---@param input table
 ---@return table<string, table> results by policy
 function driver:attach_host(input)
+  self.shared = { host = input.host, settings = input.settings, carried = {}, raws = {} }
   local results, only = {}, chosen(input)
   for _, entry in ipairs(self.entries) do
     if entry.policy.attach_host and (not only or only[entry.name]) and applies(entry, input, true) then
@@ -427,9 +441,14 @@ function driver:attach_host(input)
   return results
 end
 
----@param input table
+---@param input table with `host_name` in place of `host` and `settings`: those of the last attach_host, which was this host's
 ---@return table<string, table> results by policy
 function driver:attach_route(input)
+  if input.host_name then
+    local shared = self.shared
+    if not shared or shared.host.name ~= input.host_name then error("attach_route: the host before was not " .. input.host_name, 0) end
+    input.host, input.settings, input.shared = shared.host, shared.settings, shared
+  end
   local results, only = {}, chosen(input)
   for _, entry in ipairs(self.entries) do
     if entry.policy.attach and (not only or only[entry.name]) and applies(entry, input, false) then
