@@ -148,12 +148,12 @@ end
 
 local function route_annotations(input, route)
   local short = input.short(route.annotated_by or route.ingress)
-  if route.service and input.scopes then short = input.scopes:apply(model.upstream_name(route.namespace, route.service, route.port), short) end
+  if route.service and input.scopes then short = input.scopes:apply(model.upstream_key(route.namespace, route.service, route.port), short) end
   return route.is_catch_all and for_catch_all(short) or short
 end
 
 local function use_upstream(made, namespace, service, port, settings)
-  local name = model.upstream_name(namespace, service, port)
+  local name = model.upstream_key(namespace, service, port)
   local upstream = made.upstreams[name] or { name = name, namespace = namespace, service = service, port = port }
   if settings and settings.use_service_address then upstream.use_service_address = true end
   made.upstreams[name] = upstream
@@ -178,12 +178,13 @@ local function attach_route(input, made, route)
   local short = route_annotations(input, route)
   local ingress = route.annotated_by or route.ingress
   local source = { kind = "Ingress", namespace = ingress.namespace, name = ingress.name }
-  local upstreams = array {}
+  local keyed, upstreams = array {}, array {}
   if route.service then
+    keyed[1] = { service = route.service, port = route.port, weight = 1, name = model.upstream_key(route.namespace, route.service, route.port) }
     upstreams[1] = { service = route.service, port = route.port, weight = 1, name = model.upstream_name(route.namespace, route.service, route.port) }
   end
   local body = {
-    path = route.path, type = route.type, source = source, upstreams = upstreams, default_backend = route.is_default_backend or false,
+    path = route.path, type = route.type, source = source, upstreams = keyed, default_backend = route.is_default_backend or false,
     settings = {}, edits = array {}, hooks = {},
     facts = { path = route.path, path_type = route.path_type, source = source, upstreams = upstreams, alternatives = array {}, host = { name = input.name,
       tls = input.has_tls } },

@@ -7,6 +7,14 @@ function model.is_older(a, b)
   return a.id > b.id
 end
 
+--- What tells an upstream from all others: no part of it can hold a "/". With dashes it would not: namespace "a-b" and Service "c", namespace "a" and Service
+-- "b-c".
+---@return string
+function model.upstream_key(namespace, service, port)
+  return namespace .. "/" .. service .. "/" .. port
+end
+
+--- How policies, logs and cookies call it, as ingress-nginx does.
 ---@return string
 function model.upstream_name(namespace, service, port)
   return namespace .. "-" .. service .. "-" .. port

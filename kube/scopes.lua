@@ -63,7 +63,7 @@ end
 local function upstreams_of(ingress)
   local names = {}
   local function put(backend)
-    if backend and backend.service then names[model.upstream_name(ingress.namespace, backend.service, backend.port)] = true end
+    if backend and backend.service then names[model.upstream_key(ingress.namespace, backend.service, backend.port)] = true end
   end
   for _, rule in ipairs(ingress.rules) do
     for _, path in ipairs(rule.paths) do put(path) end

@@ -312,7 +312,7 @@ function sync:default_backend(fields, list)
     local service = self.store:get("Service", id)
     local port = service and service.ports[1] and service.ports[1].port
     if port then
-      local name = model.upstream_name(service.namespace, service.name, port)
+      local name = model.upstream_key(service.namespace, service.name, port)
       used[name] = { name = name, namespace = service.namespace, service = service.name, port = port }
       fields.default_upstream = name
     else

@@ -167,9 +167,9 @@ return policy
 ]]
     local run = kube.start { policies = { ["other.lua"] = other }, files = { ["a.yaml"] = kube.ingress { annotations = { ["other-service"] = "new:80" } },
       ["w.yaml"] = WEB .. "---\n" .. kube.service("new") .. "---\n" .. kube.slice("new", "10.0.0.9") } }
-    assert.equal("10.0.0.9", run.units["upstream default-new-80"].endpoints[1].ip)
+    assert.equal("10.0.0.9", run.units["upstream default/new/80"].endpoints[1].ip)
     run.change("a.yaml", kube.ingress {})
-    assert.is_nil(run.units["upstream default-new-80"])
+    assert.is_nil(run.units["upstream default/new/80"])
   end)
 
   it("do not hold up object changes while they are attached", function()

@@ -41,8 +41,8 @@ describe("the sync", function()
     assert.equal("/", host.routes[1].path)
     assert.equal("prefix", host.routes[1].type)
     assert.same({ kind = "Ingress", namespace = "default", name = "shop" }, host.routes[1].source)
-    assert.equal("default-web-80", host.routes[1].upstreams[1].name)
-    assert.same({ { ip = "10.0.0.1", port = 8080, ready = true, draining = false } }, run.units["upstream default-web-80"].endpoints)
+    assert.equal("default/web/80", host.routes[1].upstreams[1].name)
+    assert.same({ { ip = "10.0.0.1", port = 8080, ready = true, draining = false } }, run.units["upstream default/web/80"].endpoints)
     assert.equal("", run.findings())
   end)
 
@@ -50,12 +50,12 @@ describe("the sync", function()
     local run = kube.start { files = { ["i.yaml"] = kube.ingress {} .. "---\n" .. kube.ingress { name = "other", host = "other.test" },
       ["s.yaml"] = kube.service "web",
       ["e.yaml"] = kube.slice "web" } }
-    assert.equal("upsert upstream default-web-80", count(run.change("e.yaml", kube.slice("web", "10.0.0.1, 10.0.0.2"))))
+    assert.equal("upsert upstream default/web/80", count(run.change("e.yaml", kube.slice("web", "10.0.0.1, 10.0.0.2"))))
     assert.equal("", count(run.change("e.yaml", "# only a comment\n" .. kube.slice("web", "10.0.0.1, 10.0.0.2"))))
     assert.equal("upsert host shop.test", count(run.change("i.yaml", kube.ingress { paths = { { "/" }, { "/x" } } } .. "---\n"
       .. kube.ingress { name = "other", host = "other.test" })))
     assert.equal("delete host shop.test", count(run.change("i.yaml", kube.ingress { name = "other", host = "other.test" })))
-    assert.equal("delete host other.test, delete upstream default-web-80", count(run.change("i.yaml", nil)))
+    assert.equal("delete host other.test, delete upstream default/web/80", count(run.change("i.yaml", nil)))
   end)
 
   it("keeps the version before of what is broken, and goes on with the rest", function()
@@ -65,7 +65,7 @@ describe("the sync", function()
     assert.matches("error a.yaml:%d+: .*%(the version before stays%)", run.findings())
     assert.equal("", count(run.change("a.yaml", good:gsub("number: 80", "number: 0") .. "---\n" .. WEB)))
     assert.matches("error a.yaml:1: Ingress default/shop: spec.rules[0].http.paths[0].backend.service.port.number: is 0", run.findings(), 1, true)
-    assert.equal("upsert upstream default-web-80", count(run.change("a.yaml", "{\n---\n" .. kube.service("web") .. "---\n" .. kube.slice("web", "10.0.0.7"))))
+    assert.equal("upsert upstream default/web/80", count(run.change("a.yaml", "{\n---\n" .. kube.service("web") .. "---\n" .. kube.slice("web", "10.0.0.7"))))
     assert.is_table(run.units["host shop.test"])
     assert.equal("", count(run.change("a.yaml", good .. "---\n" .. kube.service("web") .. "---\n" .. kube.slice("web", "10.0.0.7"))))
     assert.equal("", run.findings())
@@ -104,7 +104,7 @@ describe("the sync", function()
 
   it("warns of a Service without a slice and of one that is not there", function()
     local run = kube.start { files = { ["a.yaml"] = kube.ingress { paths = { { "/" }, { "/no", service = "none" } } } .. "---\n" .. kube.service("web") } }
-    assert.is_true(run.units["upstream default-web-80"].missing)
+    assert.is_true(run.units["upstream default/web/80"].missing)
     assert.matches("warn a.yaml:%d+: Service default/web: has no EndpointSlice.-kind: EndpointSlice", run.findings())
     assert.matches("warn Service default/none: does not exist", run.findings())
   end)
@@ -183,9 +183,9 @@ describe("the sync", function()
     local cert, key = certificate "any.test"
     local run = kube.start { flags = { ["default-backend-service"] = "default/web", ["default-ssl-certificate"] = "default/cert" },
       files = { ["a.yaml"] = WEB, ["s.yaml"] = secret("cert", cert, key) } }
-    assert.equal("default-web-80", run.units["settings settings"].default_upstream)
+    assert.equal("default/web/80", run.units["settings settings"].default_upstream)
     assert.equal("default/cert", run.units["settings settings"].default_certificate)
-    assert.is_table(run.units["upstream default-web-80"])
+    assert.is_table(run.units["upstream default/web/80"])
     assert.is_table(run.units["certificate default/cert"])
   end)
 

@@ -110,6 +110,8 @@ struct endpoint_record *records_get(struct records *records, struct span upstrea
   list_init(&record->unlisted);
   char seed[512];
   int length = snprintf(seed, sizeof seed, "%.*s%s", (int)upstream.length, upstream.data, text);
+  for (size_t i = 0; i < upstream.length && i < sizeof seed; i++)
+    if (seed[i] == '/') seed[i] = '-'; /* cookies know the upstream's name, not its key */
   struct span keyed = span_make(seed, (size_t)length < sizeof seed ? (size_t)length : sizeof seed - 1);
   char hex[2 * DIGEST_MAX + 1];
   digest_hex(DIGEST_MD5, keyed, hex);

@@ -16,6 +16,7 @@
 #include "proxy/relay.h"
 #include "proxy/reply.h"
 #include "proxy/step_table.h"
+#include "route/upstream.h"
 
 struct exchange *exchange_of(void *pointer) {
   struct exchange *exchange = pointer;
@@ -130,7 +131,7 @@ int exchange_use_upstream(struct exchange *exchange, struct upstream_ref upstrea
   if (exchange->upstream_is_set_by_policy) return ERROR_INVALID;
   exchange->upstream_is_set_by_policy = true;
   exchange->upstream = upstream;
-  exchange->upstream_name = arena_span(&exchange->arena, name);
+  exchange->upstream_name = upstream_shown(name, &exchange->arena);
   exchange->upstream_info = NULL;
   exchange->is_default = false;
   for (unsigned i = 1; exchange->route && i < exchange->route->upstream_count; i++) {

@@ -12,6 +12,7 @@
 #include "proxy/request_head.h"
 #include "proxy/step_table.h"
 #include "proxy/tunnel.h"
+#include "route/upstream.h"
 
 static const struct worker *worker_of(const struct exchange *exchange) { return exchange->worker; }
 static const struct snapshot *root_of(const struct exchange *exchange) { return exchange->worker->root; }
@@ -124,7 +125,7 @@ static enum step_result step_match(struct exchange *exchange) {
   if (exchange->is_default && (!exchange->route || exchange->route->upstream_count == 0)) {
     if (snapshot_upstream(root_of(exchange), root_of(exchange)->default_upstream)) {
       exchange->upstream = root_of(exchange)->default_upstream;
-      exchange->upstream_name = arena_span(&exchange->arena, root_of(exchange)->settings->default_upstream);
+      exchange->upstream_name = upstream_shown(root_of(exchange)->settings->default_upstream, &exchange->arena);
     } else if (!exchange->route) {
       return reply_default(exchange);
     }

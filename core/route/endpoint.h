@@ -43,7 +43,8 @@ struct endpoint {
 /* A unit: what an upstream is now. */
 struct upstream {
   struct unit unit;
-  struct span name; /* "namespace-service-port" */
+  struct span key;  /* "namespace/service/port": no two upstreams have the same */
+  struct span name; /* "namespace-service-port": for people, and in cookies */
   struct span namespace, service, port;
   unsigned slot;
   struct endpoint *endpoints; /* ready ones first, then draining ones */

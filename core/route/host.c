@@ -11,6 +11,7 @@
 #include "route/body.h"
 #include "route/edit.h"
 #include "route/router.h"
+#include "route/upstream.h"
 
 static const char *const phases[HOOK_PHASES] = {"server_rewrite", "rewrite", "access", "balancer", "header_filter", "body_filter", "log"};
 
@@ -163,6 +164,7 @@ static bool read_upstreams(struct making *making, struct span map, struct route 
     }
     upstream->weight = (uint32_t)weight;
     upstream->upstream = name_upstream(making, upstream->name);
+    upstream->name = upstream_shown(upstream->name, &making->host->unit.arena);
   }
   route->upstream_count = number;
   return true;

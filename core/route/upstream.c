@@ -42,7 +42,7 @@ static void add_endpoints(struct upstream *upstream, struct listed *listed, unsi
   for (int ready = 1; ready >= 0; ready--) {
     for (unsigned i = 0; i < kept; i++) {
       if (listed[i].is_ready != (ready == 1)) continue;
-      struct endpoint_record *found = record(context, &listed[i].address, upstream->name);
+      struct endpoint_record *found = record(context, &listed[i].address, upstream->key);
       if (!found) continue;
       must(found->magic == ENDPOINT_MAGIC);
       upstream->endpoints[upstream->count++] = (struct endpoint){found, ready == 1, ready != 1};
@@ -90,6 +90,13 @@ static bool read_body(struct upstream *upstream, struct span body, struct listed
 }
 
 /* Loopback, unspecified, link-local: a name outside must not lead into this machine, nor to what a cloud tells its machines. */
+struct span upstream_shown(struct span key, struct arena *arena) {
+  char *out = arena_copy(arena, key.data, key.length);
+  for (size_t i = 0; i < key.length; i++)
+    if (out[i] == '/') out[i] = '-';
+  return span_make(out, key.length);
+}
+
 static bool is_refused_ipv4(const unsigned char bytes[4]) { return bytes[0] == 127 || bytes[0] == 0 || (bytes[0] == 169 && bytes[1] == 254); }
 
 static bool is_refused(const struct address *address) {
@@ -104,7 +111,7 @@ static void set_port(struct address *address, uint16_t port) {
   else address->v6.sin6_port = htons(port);
 }
 
-static struct upstream *build(struct span name, struct span body, const struct address *addresses, size_t address_count, upstream_record record, void *context,
+static struct upstream *build(struct span key, struct span body, const struct address *addresses, size_t address_count, upstream_record record, void *context,
                               unsigned *refused, struct body_error error) {
   struct upstream *upstream = calloc(1, sizeof *upstream);
   struct listed *listed = NULL;
@@ -116,7 +123,8 @@ static struct upstream *build(struct span name, struct span body, const struct a
   upstream->unit.release = release;
   list_init(&upstream->unit.retired);
   arena_init(&upstream->unit.arena, NULL, 512);
-  upstream->name = arena_span(&upstream->unit.arena, name);
+  upstream->key = arena_span(&upstream->unit.arena, key);
+  upstream->name = upstream_shown(key, &upstream->unit.arena);
   body = span_make(arena_copy(&upstream->unit.arena, body.data, body.length), body.length);
   if (!read_body(upstream, body, &listed, &count, &is_missing, error)) goto fail;
   if (addresses) {
@@ -144,16 +152,16 @@ fail:
   return NULL;
 }
 
-struct upstream *upstream_new(struct span name, struct span body, upstream_record record, void *context, char *error, size_t error_size) {
-  return build(name, body, NULL, 0, record, context, NULL, (struct body_error){error, error_size});
+struct upstream *upstream_new(struct span key, struct span body, upstream_record record, void *context, char *error, size_t error_size) {
+  return build(key, body, NULL, 0, record, context, NULL, (struct body_error){error, error_size});
 }
 
-struct upstream *upstream_new_resolved(struct span name, struct span body, const struct address *addresses, size_t count, upstream_record record, void *context,
+struct upstream *upstream_new_resolved(struct span key, struct span body, const struct address *addresses, size_t count, upstream_record record, void *context,
                                        unsigned *refused, char *error, size_t error_size) {
   struct address none;
   memset(&none, 0, sizeof none);
   if (refused) *refused = 0;
-  return build(name, body, addresses ? addresses : &none, addresses ? count : 0, record, context, refused, (struct body_error){error, error_size});
+  return build(key, body, addresses ? addresses : &none, addresses ? count : 0, record, context, refused, (struct body_error){error, error_size});
 }
 
 bool upstream_is_same(const struct upstream *a, const struct upstream *b) {

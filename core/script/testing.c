@@ -174,10 +174,14 @@ static struct endpoint_record *find_record(void *context, const struct address *
     memcpy(name, text, length);
     record->name = span_make(name, length);
     char hex[2 * DIGEST_MAX + 1];
-    digest_hex(DIGEST_MD5, buffer_span(&key), hex);
+    struct arena arena;
+    arena_init(&arena, NULL, 0);
+    struct span shown = upstream_shown(buffer_span(&key), &arena);
+    digest_hex(DIGEST_MD5, shown, hex);
     memcpy(record->key_md5, hex, 32);
-    digest_hex(DIGEST_SHA1, buffer_span(&key), hex);
+    digest_hex(DIGEST_SHA1, shown, hex);
     memcpy(record->key_sha1, hex, 40);
+    arena_free(&arena);
     atomic_store(&record->is_listed, true);
     hashmap_put(&world->records, buffer_span(&key), record);
   }

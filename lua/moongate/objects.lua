@@ -255,7 +255,7 @@ function route_methods.upstream(route, service)
   if type(service) == "string" then name, port = match(service, "^([a-z][a-z0-9-]*):([a-z0-9-]+)$") end
   if not name then misuse("route:upstream", "expects name:port, not " .. schema.show(service)) end
   local namespace = state.input.route.source.namespace
-  local upstream = namespace .. "-" .. name .. "-" .. port
+  local upstream = namespace .. "/" .. name .. "/" .. port
   local result = state.result
   if not state.upstreams[upstream] then
     state.upstreams[upstream] = true

@@ -24,7 +24,7 @@ local owners = require "moongate.owners"
 
 local testing = {}
 
-local MAIN = "default-default-80"
+local MAIN, MAIN_KEY = "default-default-80", "default/default/80"
 
 ----------------------------------------------------------------------------------------------------------------- files
 
@@ -250,7 +250,7 @@ local function build(route, spec)
   for _, phase in ipairs { "rewrite", "access", "balancer", "header_filter", "log" } do hooks[phase] = core.array {} end
   local body = {
     path = spec.path or "/", type = PATH_TYPES[spec.path_type or "Prefix"], source = route.source, hooks = hooks, settings = {}, edits = core.array {},
-    upstreams = { { name = MAIN, service = "default", port = "80", weight = 1 } },
+    upstreams = { { name = MAIN_KEY, service = "default", port = "80", weight = 1 } },
     facts = { path = spec.path or "/", path_type = spec.path_type or "Prefix", source = route.source, host = { name = route.host, tls = spec.tls or false } },
   }
   host.routes[1] = body
@@ -291,8 +291,8 @@ local function build(route, spec)
   for service, endpoints in pairs(route.services) do
     local name, port = service:match("^([^:]+):(.+)$")
     if service == "default" then name, port = "default", "80" end
-    local key = service == "default" and MAIN or namespace .. "-" .. name .. "-" .. port
-    route.upstream_names[key] = service
+    local key = service == "default" and MAIN_KEY or namespace .. "/" .. name .. "/" .. port
+    route.upstream_names[key:gsub("/", "-")] = service
     changes[#changes + 1] = { op = "upsert", kind = "upstream", key = key, body = upstream_body(namespace, name, port, endpoints) }
   end
   changes[#changes + 1] = { op = "upsert", kind = "host", key = route.host, body = host }

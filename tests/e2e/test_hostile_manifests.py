@@ -91,3 +91,23 @@ def test_names_outside_do_not_lead_inside(moongate, name):
     assert set(begun) <= {502, 503}, begun
     assert not re.search("upstream failed", "\n".join(proxy.errors.all())), "nothing was dialled"
     server.close()
+
+
+def in_namespace(objects, namespace):
+    for one in objects:
+        one["metadata"]["namespace"] = namespace
+    return objects
+
+
+def test_no_service_takes_the_place_of_another_namespaces(moongate, echo):
+    """"a-b" and "c", "a" and "b-c": the names of both upstreams are a-b-c-80."""
+    first, second = echo("first"), echo("second")
+    victim = in_namespace([service("c"), *slice_of([first.port], "c"), ingress("one", "one.example", service_name="c")], "a-b")
+    hostile = in_namespace([service("b-c"), *slice_of([second.port], "b-c"), ingress("two", "two.example", service_name="b-c")], "a")
+    for early, late in ((victim, hostile), (hostile, victim)):
+        proxy = moongate({"early.json": early}, workers=1)
+        proxy.write("late.json", late)
+        wait_until(lambda: proxy.request("/", late[-1]["spec"]["rules"][0]["host"]).status == 200, what="the later one")
+        for _ in range(3):
+            assert [proxy.request("/", host).header("x-echo-name") for host in ("one.example", "two.example")] == ["first", "second"]
+        wait_until(lambda: len([line for line in proxy.access.all() if "[a-b-c-80]" in line]) >= 6, what="the log, which calls both by their name")
