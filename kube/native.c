@@ -551,8 +551,11 @@ static int native_log(lua_State *L) {
   struct log *log = lua_touserdata(L, lua_upvalueindex(1));
   static const char *const names[] = {"debug", "info", "notice", "warn", "error", NULL};
   int level = luaL_checkoption(L, 1, "info", names);
-  const char *message = luaL_checkstring(L, 2), *detail = luaL_optstring(L, 3, NULL);
-  if (log && detail) log_write(log, (enum log_level)level, message, "detail=%s", detail);
+  const char *message = luaL_checkstring(L, 2);
+  struct span detail = {NULL, 0};
+  detail.data = luaL_optlstring(L, 3, NULL, &detail.length);
+  char quoted[3072]; /* it says what authors wrote */
+  if (log && detail.data) log_write(log, (enum log_level)level, message, "detail=%s", log_quote(detail, quoted, sizeof quoted));
   else if (log) log_write(log, (enum log_level)level, message, NULL);
   return 0;
 }

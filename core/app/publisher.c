@@ -301,8 +301,9 @@ static void apply_change(struct publisher *publisher, struct span change) {
   }
   if (pack_find(change, "body", &body) && upsert(publisher, kind, key, body, error, sizeof error)) return;
   atomic_fetch_add_explicit(&publisher->gauges.refused, 1, memory_order_relaxed);
-  log_write(publisher->options.log, LOG_ERROR, "change refused, what was there stays", "kind=%.*s key=%.*s error=\"%s\"", (int)kind.length, kind.data,
-            (int)key.length, key.data, *error ? error : "no body");
+  char quoted[2 * sizeof error];
+  log_write(publisher->options.log, LOG_ERROR, "change refused, what was there stays", "kind=%.*s key=%.*s error=%s", (int)kind.length, kind.data,
+            (int)key.length, key.data, log_quote(span_of(*error ? error : "no body"), quoted, sizeof quoted));
 }
 
 static void apply_message(struct publisher *publisher, struct span bytes) {

@@ -111,3 +111,20 @@ def test_no_service_takes_the_place_of_another_namespaces(moongate, echo):
         for _ in range(3):
             assert [proxy.request("/", host).header("x-echo-name") for host in ("one.example", "two.example")] == ["first", "second"]
         wait_until(lambda: len([line for line in proxy.access.all() if "[a-b-c-80]" in line]) >= 6, what="the log, which calls both by their name")
+
+
+FORGERY = 'a" level=error message="forged\nlevel=error\r\0\x1b[31m'
+
+
+def test_what_authors_write_is_one_field_of_a_log_line(through):
+    proxy = through(obedient, expect_errors=["finding"])
+    objects = [ingress(FORGERY, "a.example"), ingress("b", FORGERY), ingress("c", "c.example", "/" + FORGERY, path_type="Exact"), ingress("d", "d.example", service_name=FORGERY),
+               ingress("e", "e.example", annotations={"nginx.ingress.kubernetes.io/permanent-redirect": FORGERY}), ingress("f", "f.example", class_name=FORGERY), service(FORGERY),
+               ingress("g", "g.example", "/(" + FORGERY, annotations={"nginx.ingress.kubernetes.io/use-regex": "true"}, path_type="ImplementationSpecific"),
+               ingress("last", "last.example", annotations={"nginx.ingress.kubernetes.io/permanent-redirect": "https://x/"})]
+    proxy.write("evil.json", objects)
+    wait_until(lambda: proxy.request("/", "last.example").status == 301, what="the objects")
+    wait_until(lambda: proxy.errors.find("forged"), what="reports")
+    for line in proxy.errors.all():
+        bare = re.sub(r'"(\\.|[^"\\])*"', '""', line)
+        assert line.startswith("time=") and not re.search(r"[\x00-\x1f\x7f]", line) and bare.count("level=") == bare.count("message=") == 1, line
