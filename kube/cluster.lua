@@ -123,6 +123,10 @@ local function start_secrets(self)
     put = function(id, raw)
       if self.wanted["Secret " .. id] then self:put("Secret", id, raw) end
     end,
+    remove = function(id)
+      self:remove("Secret", id)
+      if self.wanted["Secret " .. id] then self:follow_named("Secret", id) end -- it may come back as one of another type
+    end,
   })
 end
 

@@ -31,7 +31,7 @@ function lease.new(options)
     name = flags["election-id"] or "ingress-controller-leader",
   }, lease)
   self.path = ("/apis/coordination.k8s.io/v1/namespaces/%s/leases"):format(options.identity.namespace)
-  if flags["disable-leader-election"] == "true" or flags["update-status"] == "false" then self.due = math.huge end
+  if flags["disable-leader-election"] == "true" then self.due = math.huge end
   return self
 end
 

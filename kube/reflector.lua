@@ -59,16 +59,16 @@ local function back_off(self, text, after)
   local delay = math.min(BACKOFF_MAX, BACKOFF_FIRST * 2 ^ math.min(self.failures - 1, 10))
   delay = delay * (0.5 + self.options.random())
   self.state, self.request, self.due = "waiting", nil, self.options.clock() + math.max(delay, after or 0)
-  if text then
-    self.is_troubled = true
+  if text and self.trouble ~= text then -- said once, not at each try
+    self.trouble = text
     self.options.trouble(self, text)
   end
 end
 
 local function is_fine(self)
   self.failures = 0
-  if self.is_troubled then
-    self.is_troubled = false
+  if self.trouble then
+    self.trouble = nil
     self.options.trouble(self, nil)
   end
 end
