@@ -28,6 +28,7 @@
   X(REGEX_MATCH, 100000, "steps", "no match, counted", "PCRE2 match limit of one match") \
   X(REGEX_DEPTH, 1000, "frames", "no match, counted", "PCRE2 depth limit of one match") \
   X(REGEX_HEAP_KIB, 1024, "KiB", "no match, counted", "PCRE2 heap limit of one match") \
+  X(REGEX_ROUTES_MS, 20, "milliseconds", "404", "the worker's time over the regexes of a host's paths, for one request") \
   X(COOKIES, 128, "cookies", "the rest is ignored", "cookies looked at in one request") \
   X(REWRITE_BYTES, 8192, "bytes", "500", "a URI made by a rewrite") \
   X(POLICY_COUNTERS, 32, "counters", "the count is dropped", "counters that one owner's policies make") \

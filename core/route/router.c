@@ -5,6 +5,7 @@
 #include "route/router.h"
 
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/check.h"
 #include "base/hash.h"
@@ -12,6 +13,7 @@
 
 #define ROUTER_LINEAR 16
 #define ROUTER_SEED 0x726f757465u
+#define REGEXES_A_LOOK 64 /* between two looks at the time */
 
 struct entry {
   const char *path;
@@ -140,6 +142,32 @@ static void look_up(const struct router *router, struct span path, struct route_
   if (entry) match->route = entry->route;
 }
 
+/* Of this thread alone: that others run is not the regexes' fault. */
+static uint64_t spent_ms(void) {
+  struct timespec spent;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &spent);
+  return (uint64_t)spent.tv_sec * 1000 + (uint64_t)spent.tv_nsec / 1000000;
+}
+
+/* Each regex has its own bound; thousands that stay below it must not hold up the worker's other requests either. */
+static void walk_regexes(const struct router *router, struct span path, struct route_match *match) {
+  uint64_t begun = 0;
+  for (unsigned i = 0; i < router->count; i++) {
+    const struct route *route = router->entries[i].route;
+    if (regex_match(route->regex, path, &match->captures, &match->limit)) {
+      match->route = route;
+      return;
+    }
+    if (i % REGEXES_A_LOOK == REGEXES_A_LOOK - 1) {
+      uint64_t now = spent_ms();
+      if (begun && now > begun + LIMIT_REGEX_ROUTES_MS) match->limit = REACHED_REGEX_ROUTES_MS;
+      if (!begun) begun = now;
+    }
+    /* Going on could choose a route that guards less: no route is the closed answer. */
+    if (match->limit) return;
+  }
+}
+
 struct route_match router_match(const struct host *host, struct span path) {
   const struct router *router = host->router;
   struct route_match match;
@@ -153,15 +181,7 @@ struct route_match router_match(const struct host *host, struct span path) {
     else walk(router, path, &match);
     return match;
   }
-  for (unsigned i = 0; i < router->count; i++) {
-    const struct route *route = router->entries[i].route;
-    if (regex_match(route->regex, path, &match.captures, &match.limit)) {
-      match.route = route;
-      break;
-    }
-    /* Going on could choose a route that guards less: no route is the closed answer. */
-    if (match.limit) break;
-  }
+  walk_regexes(router, path, &match);
   return match;
 }
 

@@ -70,6 +70,7 @@ def world():
              ingress("sticky", "sticky.example", annotations=named(affinity="cookie")),
              ingress("hashed", "hashed.example", annotations=named(upstream_hash_by="$cookie_last")),
              ingress("regex", "regex.example", "/(a+)+$", path_type="ImplementationSpecific", annotations=named(use_regex="true")),
+             ingress("many", "many.example", [f"/(a+)+x{i}" for i in range(2000)], path_type="ImplementationSpecific", annotations=named(use_regex="true")),
              ingress("deep", "deep.example", "/(?:(a)|b)*[cd]", path_type="ImplementationSpecific", annotations=named(use_regex="true"))]
     objects = [service(), *slice_of([echo.port]), service("origin"), *slice_of([origin.port], name="origin")]
     errors = ["upstream failed", "answered with an error", "answer was cut", "policy failed"]
@@ -200,6 +201,7 @@ CASES = {
     "REGEX_HEAP_KIB": [probes("heap", text="a" * 4000), probes("heap_replace", text="a" * 4000)],
     "COOKIES": [probes("cookies", **COOKIES), asks("/", 200, "sticky.example", COOKIES), asks("/", 200, "hashed.example", COOKIES)],
     "REWRITE_BYTES": [probes("path", 500), probes("query", 500)],
+    "REGEX_ROUTES_MS": [asks("/" + "a" * 14 + "bx0123456789", 404, "many.example")],
     "PASSES": [asks("/", 508, "app.example", {"CDN-Loop": ", ".join(["moongate"] * 8)})],
     "JSON_DEPTH": "test_kube_api",
     "API_ITEM_BYTES": "test_kube_api",
