@@ -26,12 +26,13 @@ struct router {
   struct entry *entries; /* exact ones first, then prefixes, each longest first; in regex mode in matching order */
   unsigned exact_count, count;
   struct entry **table; /* over all entries by kind and path; NULL: walk */
-  size_t mask;
+  size_t mask, longest; /* the longest entry's length: no longer path is looked for */
 };
 
 static uint64_t path_hash(struct span path, bool is_exact) { return hash_bytes(path, ROUTER_SEED + is_exact); }
 
 static const struct entry *table_find(const struct router *router, struct span path, bool is_exact) {
+  if (path.length > router->longest) return NULL;
   for (size_t at = path_hash(path, is_exact) & router->mask; router->table[at]; at = (at + 1) & router->mask) {
     const struct entry *entry = router->table[at];
     if (entry->is_exact == is_exact && span_equal(span_make(entry->path, entry->length), path)) return entry;
@@ -82,6 +83,7 @@ void router_build(struct host *host) {
     const struct route *route = &host->routes[i];
     bool is_exact = !host->regex_mode && route->path_type == PATH_EXACT;
     router->entries[i] = (struct entry){route->path.data, (uint32_t)route->path.length, is_exact, route};
+    if (route->path.length > router->longest) router->longest = route->path.length;
     router->exact_count += is_exact;
   }
   qsort(router->entries, router->count, sizeof *router->entries, host->regex_mode ? compare_regex : compare_plain);

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/buffer.h"
 #include "base/pack.h"
@@ -98,6 +99,26 @@ static void a_slash_is_added_only_for_a_lonely_prefix(void **state) {
   check(false, PATHS("/p/", "/p"), ROWS({"/p", 1, false}, {"/p/", 0, false}, {"/p/x", 0, false}));
   check(false, PATHS("/p/", "=/p"), ROWS({"/p", 1, false}, {"/p/x", 0, false}));
   check(false, PATHS("/p/q/", "/p"), ROWS({"/p/q", 0, true}, {"/p", 1, false}, {"/p/r", 1, false}));
+}
+
+/* A client chooses how many slashes its path has: each could be the end of a prefix. */
+static void many_slashes_cost_no_more_than_a_long_name(void **state) {
+  (void)state;
+  const char *paths[41] = {NULL};
+  char texts[40][16], path[8192];
+  for (int i = 0; i < 40; i++) {
+    snprintf(texts[i], sizeof texts[i], "/p%d", i);
+    paths[i] = texts[i];
+  }
+  for (size_t i = 0; i < sizeof path; i++) path[i] = i % 2 ? 'a' : '/';
+  struct host *host = make_host("h", false, paths);
+  struct timespec begun, ended;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begun);
+  for (int i = 0; i < 100; i++) assert_null(router_match(host, span_make(path, sizeof path)).route);
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ended);
+  int64_t us = (ended.tv_sec - begun.tv_sec) * 1000000 + (ended.tv_nsec - begun.tv_nsec) / 1000;
+  if (us > 50000) fail_msg("100 matches took %lld us", (long long)us); /* hashing each prefix of it took a second and more */
+  host->unit.release(&host->unit);
 }
 
 static void the_first_of_two_equal_ones_wins(void **state) {
@@ -212,6 +233,7 @@ int main(void) {
       cmocka_unit_test(a_slash_is_added_only_for_a_lonely_prefix),
       cmocka_unit_test(the_first_of_two_equal_ones_wins),
       cmocka_unit_test(regex_mode_goes_by_length_then_reverse_alphabet),
+      cmocka_unit_test(many_slashes_cost_no_more_than_a_long_name),
       cmocka_unit_test(regex_mode_gives_captures),
       cmocka_unit_test(many_paths_match_as_few_do),
       cmocka_unit_test(hosts_are_exact_then_wildcard_then_catch_all),
