@@ -224,6 +224,7 @@ static void set_pem(CURL *easy, CURLoption file_option, const char *file, CURLop
 
 static void apply_tls(const struct api_identity *identity, CURL *easy) {
   set_number(easy, CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2);
+  set_number(easy, CURLOPT_SSL_SESSIONID_CACHE, 0); /* each connection is verified anew, by the files of today */
   set_number(easy, CURLOPT_SSL_VERIFYPEER, !identity->is_insecure);
   set_number(easy, CURLOPT_SSL_VERIFYHOST, identity->is_insecure ? 0 : 2);
   if (identity->ca || identity->ca_file) {
