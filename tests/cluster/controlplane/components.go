@@ -22,7 +22,7 @@ import (
 // Only what the tests' objects need: nothing here watches nodes, so nothing evicts.
 var controllers = []string{
 	"deployment", "replicaset", "statefulset", "daemonset", "job", "endpointslice", "endpoint", "endpointslicemirroring", "namespace", "garbagecollector",
-	"serviceaccount", "serviceaccount-token", "root-ca-cert-publisher", "podgc", "disruption", "clusterrole-aggregation",
+	"serviceaccount", "serviceaccount-token", "root-ca-cert-publisher", "podgc", "disruption", "clusterrole-aggregation", "horizontalpodautoscaling",
 }
 
 func runAPIServer(ctx context.Context, o *serverOptions, keys *pki, etcdURL string) error {
@@ -94,6 +94,7 @@ func runControllerManager(ctx context.Context, o *serverOptions, keys *pki) erro
 		"--min-resync-period=12h",
 		"--kube-api-qps=200", "--kube-api-burst=400",
 		"--endpointslice-updates-batch-period=0",
+		"--horizontal-pod-autoscaler-sync-period=1s",
 	)); err != nil {
 		return err
 	}
