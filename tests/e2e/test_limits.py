@@ -4,9 +4,11 @@ What no client, endpoint or policy of an end-to-end test can reach is a unit tes
 """
 import contextlib
 import http.client
+import http.server
 import re
 import socket
 import struct
+import threading
 
 import harness
 import pytest
@@ -171,7 +173,33 @@ def many_counters(_):
         assert len(re.findall(r'^moongate_policy_c\d+_total\{owner="[^"]+"\} 1$', proxy.admin("/metrics").text, re.M)) == 32
 
 
-ELSEWHERE = (too_many_connections, says_no_proxy_header, long_proxy_header, many_counters)
+class ApiServer(http.server.BaseHTTPRequestHandler):
+    """Has nothing to list, and says too much where a watch is asked for."""
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        is_watch = "watch=true" in self.path
+        body = b"a" * 70000 if is_watch else b'{"metadata":{"resourceVersion":"1"},"items":[]}'
+        self.send_response(500 if is_watch else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def long_api_errors(_):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), ApiServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        flags = ["--manifests", "", "--apiserver-host", f"http://127.0.0.1:{server.server_port}", "--update-status=false", "--disable-leader-election", "--post-shutdown-grace-period=0"]
+        with running({}, flags=flags, workers=1, expect_errors=["cannot follow"]) as proxy:
+            wait_until(lambda: proxy.metric("moongate_limit_api_error_bytes_total") > 0, what="the counter")
+        server.shutdown()
+
+
+ELSEWHERE = (too_many_connections, says_no_proxy_header, long_proxy_header, many_counters, long_api_errors)
 CASES = {
     "HEAD_BYTES": [sends(431, request(headers="X: " + "a" * 40000 + "\r\n")), asks("/head", 502)],
     "REQUEST_LINE_BYTES": [sends(414, request("/" + "a" * 9000))],
@@ -206,7 +234,7 @@ CASES = {
     "JSON_DEPTH": "test_kube_api",
     "API_ITEM_BYTES": "test_kube_api",
     "API_NEWS_BYTES": "test_kube_api",
-    "API_ERROR_BYTES": "test_kube_api",
+    "API_ERROR_BYTES": [long_api_errors],
     "POLICY_COUNTERS": [many_counters],
     "POLICY_SERIES": [probes("series")],
     "POLICY_SERIES_BYTES": [probes("series_bytes")],
