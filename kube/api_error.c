@@ -49,6 +49,9 @@ static void put_not_trusted(const struct api_identity *identity, CURL *easy, con
   else put_detail("its certificate is not trusted: ", detail, out);
 }
 
+/* The proxy answered, and not with a tunnel. */
+static bool is_proxy_refusal(const char *detail) { return strstr(detail, "CONNECT tunnel failed") || strstr(detail, "from proxy after CONNECT"); }
+
 static void put_lost(CURL *easy, const char *what, const char *detail, struct buffer *out) {
   long error = 0;
   curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &error);
@@ -60,6 +63,10 @@ static void put_lost(CURL *easy, const char *what, const char *detail, struct bu
 bool api_error_describe(const struct api_identity *identity, CURL *easy, CURLcode code, const char *detail, struct buffer *out) {
   put_server(identity, easy, out);
   buffer_append(out, SPAN(": "));
+  if (identity->proxy && is_proxy_refusal(detail)) {
+    put_detail("the proxy refuses: ", detail, out);
+    return true;
+  }
   switch (code) {
     case CURLE_COULDNT_RESOLVE_HOST:
       buffer_printf(out, "the name %s does not resolve", identity->host);
@@ -68,7 +75,7 @@ bool api_error_describe(const struct api_identity *identity, CURL *easy, CURLcod
       buffer_append(out, SPAN("the name of the proxy does not resolve"));
       return true;
     case CURLE_COULDNT_CONNECT:
-      put_lost(easy, "no connection", detail, out);
+      put_lost(easy, identity->proxy ? "no connection to the proxy" : "no connection", detail, out);
       return true;
     case CURLE_OPERATION_TIMEDOUT: /* of libcurl's times we use the connection's only */
       buffer_printf(out, "no connection within %d s", API_CONNECT_MS / 1000);

@@ -9,6 +9,7 @@
 #include "kube_server.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -318,6 +319,59 @@ static void token_rotates(void **state) {
   server_stop(server);
 }
 
+/* Sends on what comes from either side, once the client has asked for a tunnel to 127.0.0.1:port. Without a port it refuses. */
+static _Atomic unsigned tunnel_port;
+static void tunnel(struct peer *peer) {
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)tunnel_port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  char bytes[16384];
+  if (!peer_request(peer)) return;
+  if (!tunnel_port) {
+    peer_answer(peer, "403 Forbidden", "not there");
+    return;
+  }
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  if (connect(fd, (struct sockaddr *)&address, sizeof address) || !peer_send(peer, "HTTP/1.1 200 OK\r\n\r\n")) abort();
+  struct pollfd fds[2] = {{.fd = peer->fd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
+  for (bool is_open = true; is_open;) {
+    poll(fds, 2, -1);
+    for (int i = 0; i < 2; i++) {
+      if (!fds[i].revents) continue;
+      ssize_t got = recv(fds[i].fd, bytes, sizeof bytes, 0);
+      if (got <= 0 || send(fds[!i].fd, bytes, (size_t)got, MSG_NOSIGNAL) != got) is_open = false;
+    }
+  }
+  close(fd);
+}
+
+/* The proxy sees a name and no token. */
+static void proxy(void **state) {
+  struct world *world = *state;
+  struct server *server = server_start(answer, world->tls), *between = server_start(tunnel, NULL);
+  char url[64];
+  snprintf(url, sizeof url, "http://user:secret@127.0.0.1:%u", between->port);
+  struct api_options options = {.ca = world->authority.pem, .token = "abc", .proxy = url};
+  tunnel_port = server->port;
+  works(server, options);
+  assert_true(server_saw(between, "CONNECT 127.0.0.1:") && server_saw(between, "Proxy-Authorization: Basic "));
+  assert_false(server_saw(between, "\nAuthorization"));
+  assert_true(server_saw(server, "\nAuthorization: Bearer abc\n"));
+  assert_false(server_saw(server, "Proxy-"));
+  tunnel_port = 0;
+  struct api *api = client_of(server, options);
+  client_expect_failed(api, client_send(api, (struct api_request){.path = "/"}), "the proxy refuses: CONNECT tunnel failed, response 403", true);
+  api_free(api);
+  server_stop(between);
+  api = client_of(server, options);
+  client_send(api, (struct api_request){.path = "/"});
+  struct api_news *news = client_take(api);
+  assert_true(news->kind == API_NEWS_FAILED && news->is_retry);
+  assert_non_null(strstr(news->text.data, "no connection to the proxy: Connection refused"));
+  assert_null(strstr(news->text.data, "secret"));
+  api_news_free(news);
+  api_free(api);
+  server_stop(server);
+}
+
 /* ---- the system's authorities ---- */
 
 /* From here on this process sees a system that trusts the authority, and nothing else. */
@@ -366,8 +420,18 @@ static void own_authority_only(void **state) {
 #define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
 int main(void) {
   signal(SIGPIPE, SIG_IGN);
-  const struct CMUnitTest tests[] = {TEST(trust),        TEST(authority_rotates), TEST(names),         TEST(validity),
-                                     TEST(insecure),     TEST(old_protocols),     TEST(plain_and_tls), TEST(client_certificate),
-                                     TEST(static_token), TEST(bad_token_files),   TEST(token_rotates), TEST(own_authority_only)};
+  const struct CMUnitTest tests[] = {TEST(trust),
+                                     TEST(authority_rotates),
+                                     TEST(names),
+                                     TEST(validity),
+                                     TEST(insecure),
+                                     TEST(old_protocols),
+                                     TEST(plain_and_tls),
+                                     TEST(client_certificate),
+                                     TEST(static_token),
+                                     TEST(bad_token_files),
+                                     TEST(token_rotates),
+                                     TEST(proxy),
+                                     TEST(own_authority_only)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
