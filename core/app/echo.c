@@ -21,6 +21,7 @@ struct echo {
   struct log log;
   struct service *service;
   const char *name;
+  char host[256]; /* the name, where none is given */
   bool log_requests;
   uv_signal_t signals[2];
 };
@@ -116,9 +117,8 @@ static int usage(const char *why) {
 
 int echo_main(int argc, char **argv) {
   static struct echo echo; /* large; one per process */
-  char host[256] = "echo";
-  gethostname(host, sizeof host - 1);
-  echo.name = getenv("POD_NAME") ? getenv("POD_NAME") : host;
+  if (gethostname(echo.host, sizeof echo.host - 1)) snprintf(echo.host, sizeof echo.host, "echo");
+  echo.name = getenv("POD_NAME") ? getenv("POD_NAME") : echo.host;
   echo.log_requests = true;
   const char *listen = NULL;
   for (int i = 0; i < argc; i++) {

@@ -19,7 +19,7 @@ static bool is_home(const char *path) {
 const char *paths_home(void) {
   const char *given = getenv("MOONGATE_HOME");
   if (given && strlen(given) < sizeof home) {
-    strcpy(home, given);
+    snprintf(home, sizeof home, "%s", given);
     return is_home(home) ? home : NULL;
   }
   ssize_t length = readlink("/proc/self/exe", home, sizeof home - 1);
@@ -35,12 +35,12 @@ const char *paths_home(void) {
       if (up == 1 && room > 32) { /* PREFIX/bin/moongate -> PREFIX/share/moongate */
         int written = snprintf(shared, sizeof shared, "%s/share/moongate", home);
         if (written > 0 && (size_t)written < sizeof shared && is_home(shared)) {
-          strcpy(home, shared);
+          memcpy(home, shared, (size_t)written + 1);
           return home;
         }
       }
     }
   }
-  strcpy(home, MOONGATE_PREFIX "/share/moongate");
+  snprintf(home, sizeof home, "%s", MOONGATE_PREFIX "/share/moongate");
   return is_home(home) ? home : NULL;
 }

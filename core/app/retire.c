@@ -72,8 +72,6 @@ static void free_root(struct retire *retire, struct live_root *live) {
 }
 
 void retire_published(struct retire *retire, struct snapshot *root, unsigned holders) {
-  struct live_root *before = list_is_empty(&retire->roots) ? NULL : container_of(retire->roots.previous, struct live_root, node);
-  if (before && before->holders == 0) free_root(retire, before);
   struct live_root *live = calloc(1, sizeof *live);
   must(live);
   live->root = root;
@@ -81,6 +79,10 @@ void retire_published(struct retire *retire, struct snapshot *root, unsigned hol
   list_insert_last(&retire->roots, &live->node);
   retire->root_count++;
   retire->next_generation = root->generation + 1;
+  struct list *before = live->node.previous;
+  if (before == &retire->roots) return;
+  struct live_root *last = container_of(before, struct live_root, node);
+  if (last->holders == 0) free_root(retire, last);
 }
 
 void retire_returned(struct retire *retire, struct snapshot *root) {

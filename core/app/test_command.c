@@ -28,12 +28,12 @@ static bool library_folder(char out[PATH_MAX]) {
     for (int up = 0; up < 2; up++) {
       char *slash = strrchr(out, '/');
       if (!slash) break;
-      strcpy(slash, "/lib");
+      memcpy(slash, "/lib", sizeof "/lib");
       if (has_library(out)) return true;
       *slash = '\0';
     }
   }
-  strcpy(out, MOONGATE_PREFIX "/lib");
+  snprintf(out, PATH_MAX, "%s", MOONGATE_PREFIX "/lib");
   return has_library(out);
 }
 

@@ -42,7 +42,7 @@ static void make_room(struct buffer *buffer, size_t size) {
 }
 
 char *buffer_reserve(struct buffer *buffer, size_t size) {
-  if (!buffer->data || size > buffer->capacity - buffer->end) make_room(buffer, size);
+  if (buffer->capacity == 0 || size > buffer->capacity - buffer->end) make_room(buffer, size);
   return buffer->data + buffer->end;
 }
 

@@ -21,8 +21,10 @@ void buffer_append_json(struct buffer *buffer, struct span text);
 void buffer_printf(struct buffer *buffer, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Drops `size` bytes at the front; an emptied buffer of more than 16 KiB gives its memory back. */
 void buffer_consume(struct buffer *buffer, size_t size);
+/* data NULL when there is nothing. */
 static inline struct span buffer_span(const struct buffer *buffer) {
-  return (struct span){buffer->data ? buffer->data + buffer->start : NULL, buffer->end - buffer->start};
+  size_t length = buffer->end - buffer->start;
+  return (struct span){length ? buffer->data + buffer->start : NULL, length};
 }
 static inline size_t buffer_length(const struct buffer *buffer) { return buffer->end - buffer->start; }
 

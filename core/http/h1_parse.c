@@ -114,7 +114,7 @@ void h1_parse_head_done(struct h1_parse *parse) {
 
 /* End of a section, or 0; trailers may be nothing but the blank line. */
 static size_t find_end(const char *data, size_t length, size_t from, bool may_be_empty) {
-  if (may_be_empty && data[0] == '\n') return 1; /* refused by the check */
+  if (may_be_empty && length >= 1 && data[0] == '\n') return 1; /* refused by the check */
   if (may_be_empty && length >= 2 && data[0] == '\r' && data[1] == '\n') return 2;
   return head_find_end(data, length, from);
 }
@@ -134,6 +134,7 @@ static enum h1_gather gather(struct h1_parse *parse, const char *data, size_t le
   *taken = length < max + 1 - old ? length : max + 1 - old;
   buffer_append(&parse->partial, span_make(data, *taken));
   struct span all = buffer_span(&parse->partial);
+  must(all.length > 0);
   size_t end = find_end(all.data, all.length, parse->searched, may_be_empty);
   *section = span_make(all.data, end ? end : all.length);
   *taken -= all.length - section->length;
@@ -451,7 +452,7 @@ static bool begin_chunk(struct h1_parse *parse, struct span line) {
   if (verdict.status) return false;
   size_t digits = 0;
   parse->left = 0;
-  for (;; digits++) {
+  for (; digits < line.length; digits++) {
     char c = line.data[digits], low = (char)(c | 0x20);
     if (c >= '0' && c <= '9') parse->left = parse->left << 4 | (unsigned)(c - '0');
     else if (low >= 'a' && low <= 'f') parse->left = parse->left << 4 | (unsigned)(low - 'a' + 10);

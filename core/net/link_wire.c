@@ -118,6 +118,13 @@ int link_fd(const struct link *link) {
   return fd;
 }
 
+/* Of a link that has one for sure: it is open, and not closed. */
+static int socket_of(const struct link *link) {
+  int fd = link_fd(link);
+  must(fd >= 0);
+  return fd;
+}
+
 size_t link_wire_pending(const struct link *link) {
   if (!link->is_pair) return link->unsent.bytes + (link->sending.first ? uv_stream_get_write_queue_size((const uv_stream_t *)&link->tcp) : 0);
   return link->other ? buffer_length(&link->other->inbox) : 0;
@@ -240,7 +247,7 @@ void link_wire_shut(struct link *link) {
   link->is_shut = true;
   if (!link->is_pair) {
     /* Directly, not by uv_shutdown: nothing is queued here, and that would cost two turns through epoll. */
-    shutdown(link_fd(link), SHUT_WR);
+    shutdown(socket_of(link), SHUT_WR);
   } else if (link->other) {
     link->other->other_ended = true;
     loop_defer(link->loop, &link->other->deferred);
@@ -259,7 +266,7 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer) {
 static int socket_error(const struct link *link) {
   int error = 0;
   socklen_t size = sizeof error;
-  return getsockopt(link_fd(link), SOL_SOCKET, SO_ERROR, &error, &size) ? -errno : -error;
+  return getsockopt(socket_of(link), SOL_SOCKET, SO_ERROR, &error, &size) ? -errno : -error;
 }
 
 static void on_received(uv_stream_t *stream, ssize_t length, const uv_buf_t *buffer) {
@@ -296,7 +303,7 @@ void link_wire_drain(struct link *link) {
   if (link->is_pair || link->is_ended || !link->is_started) return;
   link_wire_receive(link, false);
   for (size_t total = 0; total < DRAIN_AT_ONCE && !link->is_paused && !link->is_closing;) {
-    ssize_t length = recv(link_fd(link), link->loop->read_buffer, LOOP_READ_BUFFER, MSG_DONTWAIT);
+    ssize_t length = recv(socket_of(link), link->loop->read_buffer, LOOP_READ_BUFFER, MSG_DONTWAIT);
     if (length < 0 && errno == EINTR) continue;
     if (length <= 0) break;
     total += (size_t)length;

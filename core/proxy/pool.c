@@ -32,12 +32,17 @@ static struct list *bucket_of(struct pool *pool, const struct endpoint_record *r
   return &pool->buckets[hash_u64((uint64_t)(uintptr_t)record + is_tls) % BUCKETS];
 }
 
+static void leave_idle(struct pool *pool, struct pooled *pooled) {
+  must(pooled->state == POOLED_IDLE);
+  list_remove(&pooled->node);
+  list_remove(&pooled->age);
+  pool->idle--;
+  pooled->state = POOLED_BUSY;
+}
+
+/* It is not idle, or not any more. */
 static void pooled_free(struct pool *pool, struct pooled *pooled) {
-  if (pooled->state == POOLED_IDLE) {
-    list_remove(&pooled->node);
-    list_remove(&pooled->age);
-    pool->idle--;
-  }
+  must(pooled->state != POOLED_IDLE);
   deferred_cancel(&pooled->opened);
   endpoint_unpin(pooled->record);
   pool->all--;
@@ -45,14 +50,20 @@ static void pooled_free(struct pool *pool, struct pooled *pooled) {
   free(pooled);
 }
 
-static void close_idle(struct pool *pool, struct pooled *pooled) {
+static void close_unused(struct pool *pool, struct pooled *pooled) {
   codec_upstream_close(pooled->codec);
   pooled_free(pool, pooled);
 }
 
+static void close_idle(struct pool *pool, struct pooled *pooled) {
+  leave_idle(pool, pooled);
+  close_unused(pool, pooled);
+}
+
 static void on_idle_close(void *owner, struct codec_upstream *upstream) {
   struct pooled *pooled = pooled_of(owner);
-  must(pooled->state == POOLED_IDLE && pooled->codec == upstream);
+  must(pooled->codec == upstream);
+  leave_idle(pooled->worker->pool, pooled);
   pooled_free(pooled->worker->pool, pooled);
 }
 
@@ -111,10 +122,7 @@ struct pooled *pool_take(struct pool *pool, struct endpoint_record *record, bool
       close_idle(pool, pooled);
       continue;
     }
-    list_remove(&pooled->node);
-    list_remove(&pooled->age);
-    pool->idle--;
-    pooled->state = POOLED_BUSY;
+    leave_idle(pool, pooled);
     pooled->exchange = exchange;
     pooled->requests++;
     return pooled;
@@ -206,7 +214,7 @@ void pool_put_back(struct pool *pool, struct pooled *pooled, bool is_open) {
   uint64_t now_ms = loop_now_ms(&worker->loop);
   if (worker->is_draining || settings->upstream_keepalive_connections <= 0 || pooled->requests >= (uint64_t)settings->upstream_keepalive_requests ||
       now_ms - pooled->born_ms >= (uint64_t)settings->upstream_keepalive_time_ms || !atomic_load_explicit(&pooled->record->is_listed, memory_order_relaxed)) {
-    close_idle(pool, pooled);
+    close_unused(pool, pooled);
     return;
   }
   if (pool->idle >= (uint64_t)settings->upstream_keepalive_connections) close_idle(pool, container_of(pool->by_age.next, struct pooled, age));

@@ -29,8 +29,8 @@ static void skip_blank(struct reader *r) {
 }
 
 static bool read_hex4(struct reader *r, uint32_t *out) {
-  if (r->end - r->at < 4) return fail(r, "a string ends early");
   *out = 0;
+  if (r->end - r->at < 4) return fail(r, "a string ends early");
   for (int i = 0; i < 4; i++) {
     char c = *r->at++;
     int value = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;

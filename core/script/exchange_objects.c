@@ -2,11 +2,11 @@
  * belongs to the exchange's arena; userdata outlive it only after exchange_objects_end has cut them off. Worker's thread. */
 #include "script/exchange_objects.h"
 
-#include <lauxlib.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
+#include "script/lua_raise.h"
 
 static const char answer_key;
 

@@ -246,10 +246,10 @@ void lua_value_push(lua_State *L, struct value *value) {
 /* value(kind, source) -> value | nil, why. A map's source is a table of strings. */
 static int core_value(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
-  enum pack_value_kind kind = 0;
-  for (size_t i = 0; i < KIND_COUNT; i++)
-    if (strcmp(kinds[i].name, name) == 0) kind = kinds[i].kind;
-  if (kind == 0) return luaL_error(L, "value: unknown kind '%s'", name);
+  size_t which = 0;
+  while (which < KIND_COUNT && strcmp(kinds[which].name, name) != 0) which++;
+  if (which == KIND_COUNT) return luaL_error(L, "value: unknown kind '%s'", name);
+  enum pack_value_kind kind = kinds[which].kind;
   char error[256];
   struct span source;
   struct buffer *packed = NULL;

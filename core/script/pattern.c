@@ -434,7 +434,7 @@ static int pattern_gsub(lua_State *L) {
   if (type == LUA_TNUMBER) lua_tostring(L, 3);
   lua_Integer most = luaL_optinteger(L, 4, (lua_Integer)length + 1);
   bool is_anchored = pattern_length > 0 && *pattern == '^';
-  const char *p = pattern + (is_anchored ? 1 : 0), *at = subject;
+  const char *p = pattern + (is_anchored ? 1 : 0), *at = subject, *rest = subject; /* from `rest` on nothing is in `out` yet */
   lua_Integer count = 0;
   struct matcher m;
   matcher_init(&m, L, subject, length, pattern, pattern_length);
@@ -446,15 +446,17 @@ static int pattern_gsub(lua_State *L) {
     const char *end = match_here(&m, at, p);
     if (end) {
       count++;
+      luaL_addlstring(&out, rest, (size_t)(at - rest));
       add_replacement(&m, &out, at, end);
+      rest = end;
     }
     if (end && end > at) at = end;
-    else if (at < m.subject_end) luaL_addchar(&out, *at++);
+    else if (at < m.subject_end) at++;
     else break;
     if (is_anchored) break;
   }
   charge(L, m.steps);
-  if (at < m.subject_end) luaL_addlstring(&out, at, (size_t)(m.subject_end - at));
+  luaL_addlstring(&out, rest, (size_t)(m.subject_end - rest));
   luaL_pushresult(&out);
   lua_pushinteger(L, count);
   return 2;

@@ -46,11 +46,12 @@ bool policy_set_has_state(const struct policy_set *set, unsigned worker, const s
 }
 
 static void group_release(struct owner_group *group) {
+  must(group != NULL && group->references > 0);
   if (--group->references > 0) return;
   for (unsigned i = 0; i < group->worker_count; i++) state_free(group->states[i]);
   free(group->states);
   free(group->owner);
-  free(group->identity);
+  buffer_free(&group->identity);
   free(group);
 }
 
@@ -118,7 +119,7 @@ static void put_identity(struct buffer *out, const struct source *source) {
 static struct owner_group *find_group(struct policy_set *previous, struct span identity, unsigned workers) {
   for (unsigned i = 0; previous && i < previous->group_count; i++) {
     struct owner_group *group = previous->groups[i];
-    if (group->worker_count == workers && span_equal(span_make(group->identity, group->identity_length), identity)) return group;
+    if (group->worker_count == workers && span_equal(buffer_span(&group->identity), identity)) return group;
   }
   return NULL;
 }
@@ -138,17 +139,17 @@ static bool load_file(struct owner_group *group, const struct source *source, ch
   return is_done;
 }
 
-static struct owner_group *group_new(struct source *sources, uint32_t count, uint32_t first, struct span identity, struct policy_slots *slots,
+/* Takes the identity. */
+static struct owner_group *group_new(struct source *sources, uint32_t count, uint32_t first, struct buffer *identity, struct policy_slots *slots,
                                      const struct script_options *options, char *error, size_t error_size) {
   struct owner_group *group = calloc(1, sizeof *group);
   must(group != NULL);
   group->references = 1;
   group->owner = strndup(sources[first].owner.data, sources[first].owner.length);
-  group->identity = malloc(identity.length ? identity.length : 1);
   group->states = calloc(options->workers, sizeof *group->states);
-  must(group->owner && group->identity && group->states);
-  memcpy(group->identity, identity.data, identity.length);
-  group->identity_length = identity.length;
+  must(group->owner && group->states);
+  group->identity = *identity;
+  *identity = (struct buffer){.data = NULL};
   struct state_options state_options = {.lua_directory = options->lua_directory,
                                         .owner = group->owner,
                                         .is_guest = !sources[first].is_trusted,
@@ -217,7 +218,7 @@ struct unit *policy_set_new(struct span body, struct policy_slots *slots, const 
       if (is_of_owner(&sources[i], &sources[first])) put_identity(&identity, &sources[i]);
     struct owner_group *group = find_group(previous ? policy_set_of(previous) : NULL, buffer_span(&identity), options->workers);
     if (group) group->references++;
-    else group = group_new(sources, count, first, buffer_span(&identity), slots, options, error, error_size);
+    else group = group_new(sources, count, first, &identity, slots, options, error, error_size);
     buffer_free(&identity);
     is_done = group != NULL;
     if (!is_done) break;

@@ -10,8 +10,7 @@
 struct owner_group {
   unsigned references;
   char *owner;
-  char *identity; /* all of its files, packed: equal bytes, equal states */
-  size_t identity_length;
+  struct buffer identity;       /* all of its files, packed: equal bytes, equal states */
   struct script_state **states; /* by worker */
   unsigned worker_count;
   unsigned policy_count;

@@ -1,6 +1,5 @@
 /* Testing: a world for specs: one real worker, driven by hand, whose clients and endpoints are memory links. Changes come in the seam's form, so that hosts,
  * upstreams and policies are built as the publisher builds them. A world belongs to its Lua userdata; one thread. */
-#include <lauxlib.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include "route/upstream.h"
 #include "script/core_module.h"
 #include "script/lua_pack.h"
+#include "script/lua_raise.h"
 #include "script/script.h"
 
 #define WORLD_MAGIC 0x646c7277u
@@ -66,7 +66,7 @@ static void capture(void *context, enum log_level level, struct span line) {
 
 /* Length of a whole request at the front, 0 when it is not there yet. Only what our own codec writes needs to be understood. */
 static size_t whole_request(struct span bytes) {
-  size_t head = head_find_end(bytes.data, bytes.length, 0);
+  size_t head = bytes.length > 0 ? head_find_end(bytes.data, bytes.length, 0) : 0;
   if (head == 0) return 0;
   struct span rest = {bytes.data, head};
   unsigned long long length = 0;
