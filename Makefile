@@ -103,6 +103,18 @@ $(OUT)/fuzz/replay_%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(OUT)/libmoongate
 	@$(CC) $(CFLAGS_ALL) -Wno-missing-prototypes tests/fuzz/replay.c $< $(OUT)/libmoongate.a $(LIBS) -o $@
 -include $(OBJECTS:.o=.d) $(OUT)/obj/core/app/main.d
 
+# A file that was linted is linted again when it, a header of it, the list of checks or the linter changed.
+LINTED := $(patsubst %.c,build/lint/$(notdir $(CLANG_TIDY))/%.ok,$(SOURCES))
+TIDY_FLAGS = -std=gnu17 $(WARNINGS) -Icore -I. -D_GNU_SOURCE -DMOONGATE_VERSION='""' -DMOONGATE_PREFIX='""' $(PC_CFLAGS)
+.PHONY: linted
+linted: $(LINTED)
+build/lint/$(notdir $(CLANG_TIDY))/%.ok: %.c .clang-tidy $(wildcard $(shell command -v $(CLANG_TIDY)))
+	@mkdir -p $(@D)
+	@$(CC) $(TIDY_FLAGS) -MM -MP -MT $@ -MF $(@:.ok=.d) $<
+	@out=$$($(CLANG_TIDY) --quiet $< -- $(TIDY_FLAGS) 2>&1) || { echo "$$out"; exit 1; }
+	@touch $@
+-include $(LINTED:.ok=.d)
+
 # ---- tests ----------------------------------------------------------------------------------------------------------------------------
 test: build/.deps ## everything a change needs; ends with "N passed, N failed"
 	@bash tests/run.sh
@@ -122,9 +134,8 @@ churn: build ## 30 s of configuration changes under load
 	@python3 tests/e2e/churn.py --binary build/moongate --seconds 30
 bench: build ## CPU per request beside nginx and HAProxy
 	@bash tests/bench/run.sh
-lint: export TIDY_FLAGS = -std=gnu17 $(WARNINGS) -Icore -I. -D_GNU_SOURCE -DMOONGATE_VERSION="" -DMOONGATE_PREFIX="" $(PC_CFLAGS)
-lint: build/.deps ## clang-tidy and luacheck
-	@printf '%s\0' $(SOURCES) | xargs -0 -P"$$(nproc)" -n4 sh -c 'out=$$($(CLANG_TIDY) --quiet "$$@" -- $$TIDY_FLAGS 2>&1) || { echo "$$out"; exit 1; }' tidy
+lint: build/.deps ## clang-tidy with its static analyzer, and luacheck
+	@$(MAKE) --no-print-directory -s -k -j$$(nproc) linted
 	@luacheck -q lua policies kube spec
 format: build/.deps ## clang-format in place
 	@$(CLANG_FORMAT) -i $$(git ls-files '*.c' '*.h')
