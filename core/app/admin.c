@@ -45,7 +45,7 @@ struct admin *admin_new(const struct admin_options *options, uint16_t *port, cha
   must(loop_init(&admin->loop, &admin->counters, options->log) == 0);
   must(uv_async_init(&admin->loop.uv, &admin->stop, on_stop) == 0);
   admin->stop.data = admin;
-  admin->service = service_new(&(struct service_options){&admin->loop, handle, admin});
+  admin->service = service_new(&(struct service_options){.loop = &admin->loop, .handle = handle, .context = admin});
   int code = service_listen(admin->service, &options->address);
   if (code) {
     char text[ADDRESS_TEXT];

@@ -146,7 +146,7 @@ int echo_main(int argc, char **argv) {
   signal(SIGPIPE, SIG_IGN);
   echo.log.thread = "echo";
   must(loop_init(&echo.loop, &echo.counters, &echo.log) == 0);
-  struct service_options options = {&echo.loop, handle, &echo};
+  struct service_options options = {.loop = &echo.loop, .handle = handle, .context = &echo};
   echo.service = service_new(&options);
   int code = service_listen(echo.service, &address);
   if (code) {

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/limits.h"
 #include "http/cookie.h"
 
 #define CALL_MAGIC MAGIC('c', 'a', 'l', 'l')
@@ -16,14 +17,17 @@ struct service_client {
   struct service *service;
   struct codec_client *codec;
   struct link *link;
+  struct timer timer; /* until TLS is established: there is no codec yet */
   struct list node;
 };
 
 struct service {
   struct service_options options;
-  struct listener *listener;
+  struct listener *listeners[SERVICE_LISTENERS];
+  unsigned listener_count;
   struct list clients;
-  bool is_closing;
+  unsigned client_count;
+  bool is_closing, is_paused;
   char pattern[PATTERN_BYTES];
 };
 
@@ -34,8 +38,11 @@ static struct service_call *call_of(void *owner) {
 }
 
 static void call_free(struct service_call *call) {
-  loop_timer_stop(call->service->options.loop, &call->timer);
+  const struct service_options *options = &call->service->options;
+  if (options->gone) options->gone(options->context, call);
+  loop_timer_stop(options->loop, &call->timer);
   buffer_free(&call->pending);
+  buffer_free(&call->body);
   call->magic = 0;
   arena_free(&call->arena);
   free(call);
@@ -58,10 +65,23 @@ static void send_more(struct service_call *call) {
   }
 }
 
+static void refuse_body(struct service_call *call) {
+  const struct service_options *options = &call->service->options;
+  counter_add(options->counters, options->body_limit_counter, 1);
+  service_reply(call, 413, "text/plain", SPAN("the body is too long\n"));
+}
+
 static void on_body(void *owner, struct span data) {
   struct service_call *call = call_of(owner);
-  if (call->is_tunnel) call->on_tunnel(call, data);
-  else call->body_bytes += data.length;
+  if (call->is_tunnel) {
+    call->on_tunnel(call, data);
+    return;
+  }
+  call->body_bytes += data.length;
+  size_t limit = call->service->options.body_limit;
+  if (limit == 0 || call->is_answered) return;
+  if (call->body_bytes > limit) refuse_body(call);
+  else buffer_append(&call->body, data);
 }
 
 static void on_end(void *owner) {
@@ -127,6 +147,13 @@ static void on_request(void *owner, struct codec_stream *stream) {
     service_reply(call, 400, "text/plain", SPAN("bad request target\n"));
     return;
   }
+  const struct service_options *options = &call->service->options;
+  if (options->begin) options->begin(options->context, call);
+  if (call->is_answered) return;
+  if (options->body_limit && call->request->body.framing == BODY_LENGTH && call->request->body.length > options->body_limit) {
+    refuse_body(call);
+    return;
+  }
   if (call->request->expects_continue) {
     struct response_head head = {.status = 100};
     headers_init(&head.headers, &call->arena);
@@ -134,21 +161,28 @@ static void on_request(void *owner, struct codec_stream *stream) {
   }
 }
 
-static void on_close(void *owner) {
-  struct service_client *client = owner;
-  list_remove(&client->node);
-  free(client);
+/* ---- connections ----------------------------------------------------------------------------------------------------------- */
+
+static void accept_again(struct service *service) {
+  if (!service->is_paused) return;
+  service->is_paused = false;
+  for (unsigned i = 0; i < service->listener_count; i++) listener_resume(service->listeners[i]);
 }
+
+static void client_free(struct service_client *client) {
+  struct service *service = client->service;
+  loop_timer_stop(service->options.loop, &client->timer);
+  list_remove(&client->node);
+  service->client_count--;
+  free(client);
+  accept_again(service);
+}
+
+static void on_close(void *owner) { client_free(owner); }
 
 static const struct codec_client_events client_events = {on_new, on_request, on_bad_request, on_close};
 
-static void on_accept(void *context, struct link *link) {
-  struct service *service = context;
-  struct service_client *client = calloc(1, sizeof *client);
-  must(client);
-  client->service = service;
-  client->link = link;
-  list_insert_last(&service->clients, &client->node);
+static void begin_http(struct service_client *client) {
   struct codec_client_limits limits = {.head_bytes = 65536,
                                        .request_line_bytes = 16384,
                                        .header_fields = 256,
@@ -158,9 +192,69 @@ static void on_accept(void *context, struct link *link) {
                                        .send_timeout_ms = 60000,
                                        .max_requests = 1u << 30,
                                        .allow_underscores = true};
-  client->codec = h1_client_new(link, &limits, &client_events, client);
-  link_start(link);
+  loop_timer_stop(client->service->options.loop, &client->timer);
+  client->codec = h1_client_new(client->link, &limits, &client_events, client);
+  link_start(client->link);
 }
+
+static void give_up(struct service_client *client) {
+  link_close(client->link);
+  client_free(client);
+}
+
+static void on_early_open(void *owner, int status) {
+  if (status) give_up(owner);
+  else begin_http(owner);
+}
+
+static size_t on_early_read(void *owner, const char *data, size_t length) {
+  (void)owner, (void)data, (void)length;
+  return 0; /* for the codec */
+}
+
+static void on_early_end(void *owner, int error) {
+  (void)error;
+  give_up(owner);
+}
+
+static void on_early_drain(void *owner) { (void)owner; }
+
+static const struct link_events early_events = {.on_open = on_early_open, .on_read = on_early_read, .on_end = on_early_end, .on_drain = on_early_drain};
+
+static void on_late_handshake(struct timer *timer) { give_up(container_of(timer, struct service_client, timer)); }
+
+static void begin_tls(struct service_client *client) {
+  const struct service_options *options = &client->service->options;
+  struct tls_server *tls = options->tls_server(options->context);
+  link_set_owner(client->link, &early_events, client);
+  if (!tls) {
+    give_up(client);
+    return;
+  }
+  loop_timer_start(options->loop, &client->timer, LIMIT_HANDSHAKE_MS);
+  link_start_tls(client->link, tls);
+}
+
+static void on_accept(void *context, struct link *link) {
+  struct service *service = context;
+  const struct service_options *options = &service->options;
+  struct service_client *client = calloc(1, sizeof *client);
+  must(client);
+  client->service = service;
+  client->link = link;
+  timer_init(&client->timer, on_late_handshake);
+  list_insert_last(&service->clients, &client->node);
+  service->client_count++;
+  if (options->client_limit && service->client_count >= options->client_limit && !service->is_paused) {
+    service->is_paused = true;
+    counter_add(options->counters, options->client_limit_counter, 1);
+    for (unsigned i = 0; i < service->listener_count; i++) listener_pause(service->listeners[i]);
+  }
+  if (options->tls_server) begin_tls(client);
+  else begin_http(client);
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------------------------- */
 
 struct service *service_new(const struct service_options *options) {
   struct service *service = calloc(1, sizeof *service);
@@ -173,28 +267,39 @@ struct service *service_new(const struct service_options *options) {
 
 int service_listen(struct service *service, const struct address *address) {
   int error = 0;
-  service->listener = listener_new(service->options.loop, address, false, 1024, on_accept, service, &error);
-  return service->listener ? 0 : error;
+  must(service->listener_count < SERVICE_LISTENERS);
+  struct listener *listener = listener_new(service->options.loop, address, false, 1024, on_accept, service, &error);
+  if (listener) service->listeners[service->listener_count++] = listener;
+  return listener ? 0 : error;
 }
 
 void *service_context(const struct service *service) { return service->options.context; }
-uint16_t service_port(const struct service *service) { return listener_port(service->listener); }
+uint16_t service_port(const struct service *service) { return listener_port(service->listeners[0]); }
+
+static void close_listeners(struct service *service) {
+  unsigned count = service->listener_count;
+  service->listener_count = 0; /* closing accepts what is queued, and that must not look at them */
+  for (unsigned i = 0; i < count; i++) listener_close(service->listeners[i]);
+}
 
 void service_shutdown(struct service *service) {
-  if (service->listener) listener_close(service->listener);
-  service->listener = NULL;
+  close_listeners(service);
   service->is_closing = true;
   for (struct list *node = service->clients.next, *next; node != &service->clients; node = next) {
     next = node->next;
-    codec_client_shutdown(container_of(node, struct service_client, node)->codec);
+    struct service_client *client = container_of(node, struct service_client, node);
+    if (client->codec) codec_client_shutdown(client->codec);
+    else give_up(client);
   }
 }
 
 void service_free(struct service *service) {
-  if (service->listener) listener_close(service->listener);
+  close_listeners(service);
   for (struct list *node = service->clients.next, *next; node != &service->clients; node = next) {
     next = node->next;
-    codec_client_close(container_of(node, struct service_client, node)->codec);
+    struct service_client *client = container_of(node, struct service_client, node);
+    if (client->codec) codec_client_close(client->codec);
+    else give_up(client);
   }
   while (!list_is_empty(&service->clients)) loop_run_once(service->options.loop, 0); /* on_close comes from deferred calls */
   free(service);
