@@ -32,6 +32,37 @@ function annotations.short(raw, prefixes)
   return short, problems
 end
 
+--- Is it one side of a canary pair?
+---@param short table<string, string>
+function annotations.is_canary(short)
+  local value = short.canary
+  return value == "true" or value == "True" or value == "TRUE" or value == "1" or value == "t" or value == "T"
+end
+
+--- The first annotation of ours (in byte order) whose value holds one of the words that the setting annotation-value-word-blocklist forbids.
+---@param raw table<string, string>
+---@param prefixes string[]
+---@param words string[]|nil
+---@return string|nil name
+---@return string|nil word
+function annotations.blocked(raw, prefixes, words)
+  local found, found_word
+  if not words or #words == 0 then return nil end
+  for name, value in pairs(raw) do
+    local is_ours = false
+    for _, prefix in ipairs(prefixes) do is_ours = is_ours or name:sub(1, #prefix) == prefix end
+    if is_ours and (not found or name < found) then
+      for _, word in ipairs(words) do
+        if value:find(word, 1, true) then
+          found, found_word = name, word
+          break
+        end
+      end
+    end
+  end
+  return found, found_word
+end
+
 -- Families that decide who may come in. Until a policy declares such a name, a route that carries it is closed.
 local function is_guarding(name)
   return name:sub(1, 5) == "auth-" or name == "satisfy" or name == "allowlist-source-range" or name == "whitelist-source-range"

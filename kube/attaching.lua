@@ -29,6 +29,7 @@ local REWRITE_HOOKS = { "rewrite", "access", "balancer", "header_filter", "body_
 ---@field service_upstream boolean|nil the setting of that name
 ---@field https_port integer|nil of our own listener
 ---@field scopes table|nil values that belong to upstreams, see scopes.lua
+---@field rest (fun(): boolean)|nil called between two routes; true: other hosts may have been attached meanwhile
 ---@field has_stood fun(ingress: table): boolean this very version was accepted before (under other settings or policies)
 
 local function for_catch_all(short)
@@ -101,8 +102,8 @@ local function add_findings(made, result, ingress)
     local key = ingress and ingress.key
     if finding.source then key = ("Ingress %s/%s"):format(finding.source.namespace, finding.source.name) end
     local list = finding.setting and made.setting_findings or made.findings
-    list[#list + 1] = { level = finding.level, annotation = finding.annotation, setting = finding.setting, text = finding.text, key = not finding.setting
-      and key or nil }
+    list[#list + 1] = { level = finding.level, annotation = finding.annotation, setting = finding.setting, text = finding.text, cause = finding.cause,
+      key = not finding.setting and key or nil }
   end
 end
 
@@ -126,9 +127,9 @@ local function raw_config(result)
   return native.raw(result.config)
 end
 
-local function attach_host(input, made, facts)
+local function attach_host(input, made, question)
   local failed = {}
-  local results = ask(input.set, "attach_host", { host = facts, annotations = host_annotations(input), settings = input.settings }, failed)
+  local results = ask(input.set, "attach_host", question, failed)
   local body = made.body
   body.denied = failed[1]
   for _, policy in ipairs(input.set.order) do
@@ -249,9 +250,11 @@ function attaching.host(input)
     name = input.name, findings = {}, setting_findings = {}, aliases = {}, redirect_hosts = {}, upstreams = {}, rejected = {}, closed = {}, set = {},
   }
   local facts = { name = input.name, tls = input.has_tls, listener = { name = "default", https_port = input.https_port }, sources = sources_of(input, paths) }
-  attach_host(input, made, facts)
+  local question = { host = facts, annotations = host_annotations(input), settings = input.settings }
+  attach_host(input, made, question)
   local denied_by = made.closed
   for i, route in ipairs(routes) do
+    if input.rest and input.rest() then ask(input.set, "attach_host", question, {}) end -- owners keep what the routes of one host share, the last one's
     local body, ingress = attach_route(input, made, route)
     made.body.routes[i] = body
     body.ingress = ingress

@@ -13,20 +13,25 @@ local function unsupported_names(home)
   return ok and type(names) == "table" and names or {}
 end
 
---- Annotations that nothing reads: those that have no policy yet, and those that nobody knows.
-local function check_annotations(self)
-  local declared, unsupported = self.policies.set.declared, unsupported_names(self.options.home)
-  for id, ingress in pairs(self.store:all("Ingress")) do
-    local list = {}
-    for name in pairs(self:short(ingress)) do
-      if not declared[name] and name ~= "canary" and name ~= "service-upstream" and not annotations.unguarded({ [name] = "set" }, declared) then
-        local known = unsupported[name]
-        list[#list + 1] = known and { level = "warn", annotation = name, text = ("%s: is %s"):format(name, known.reason) }
-          or { level = "warn", annotation = name, text = name .. ": is not a known annotation" }
-      end
+--- Annotations that nothing reads: those that have no policy yet, and those that nobody knows. What closes its routes has a finding of its own.
+---@param self table the sync
+---@param short table<string, string>
+---@return Finding[]
+function check.unread(self, short)
+  local declared, list = self.policies.set.declared, {}
+  self.unsupported = self.unsupported or unsupported_names(self.options.home)
+  for name in pairs(short) do
+    if not declared[name] and name ~= "canary" and name ~= "service-upstream" and not annotations.unguarded({ [name] = "set" }, declared) then
+      local known = self.unsupported[name]
+      list[#list + 1] = known and { level = "warn", annotation = name, text = ("%s: is %s"):format(name, known.reason) }
+        or { level = "warn", annotation = name, text = name .. ": is not a known annotation" }
     end
-    self:report("unread " .. id, list, ingress.key)
   end
+  return list
+end
+
+local function check_annotations(self)
+  for id, ingress in pairs(self.store:all("Ingress")) do self:report("unread " .. id, check.unread(self, self:short(ingress)), ingress.key) end
 end
 
 --- All findings, for `moongate check`.

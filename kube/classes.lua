@@ -42,9 +42,11 @@ function classes.accepts(ingress, flags, get_class, cluster)
   return false, "it names no class, and --watch-ingress-without-class is off"
 end
 
---- Restrictions by namespace and kind of Ingress that flags ask for.
----@return boolean is_wanted
+--- Is its namespace one that flags choose?
+---@param ingress table
+---@param flags table<string, string>
 ---@param cluster table|nil knows which namespaces --watch-namespace-selector chooses
+---@return boolean is_wanted
 ---@return string|nil reason
 function classes.is_watched(ingress, flags, cluster)
   local namespace = flag(flags, "watch-namespace", "")
@@ -52,8 +54,15 @@ function classes.is_watched(ingress, flags, cluster)
     return false, ("the labels of namespace %q do not match --watch-namespace-selector"):format(ingress.namespace)
   end
   if namespace ~= "" and ingress.namespace ~= namespace then return false, ("only namespace %q is watched"):format(namespace) end
-  if flags["disable-catch-all"] == "true" and ingress.default_backend then return false, "--disable-catch-all is on and it has a default backend" end
   return true
+end
+
+--- Does it claim the catch-all that --disable-catch-all forbids?
+---@return boolean is_it
+---@return string|nil reason
+function classes.is_forbidden_catch_all(ingress, flags)
+  if flags["disable-catch-all"] ~= "true" or not ingress.default_backend then return false end
+  return true, "--disable-catch-all is on and it has a default backend"
 end
 
 return classes

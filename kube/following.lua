@@ -95,7 +95,11 @@ local function take_late_policies(sync)
   return paths
 end
 
-local function take_turn(sync, seconds)
+--- One turn of the sync thread: takes news, and works on what they said, for about `seconds` at most.
+---@param sync table
+---@param seconds number
+---@return number wait seconds until the next turn, unless news come before; 0: there is work left
+function following.turn(sync, seconds)
   local source, clock = sync.cluster, sync.cluster.options.clock
   local start = clock()
   local _, is_more = source:take_news(start + seconds)
@@ -127,15 +131,6 @@ local function take_turn(sync, seconds)
   end
   if is_more or sync:work(seconds) then return 0 end
   return math.max(0, due - clock())
-end
-
---- One turn of the sync thread: takes news, and works on what they said, for about `seconds` at most.
----@param sync table
----@param seconds number
----@return number wait seconds until the next turn, unless news come before; 0: there is work left
----@return boolean is_ready the first sync is over
-function following.turn(sync, seconds)
-  return take_turn(sync, seconds), sync.is_ready == true
 end
 
 --- The process is about to end: what others read of us is put in order, while serving goes on. True once there is nothing left to write, or it took too long.

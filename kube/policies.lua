@@ -281,13 +281,14 @@ local function compose(self)
   return order, denied, denied_of
 end
 
-local function declare(declared, settings, description)
+local function declare(set, description)
+  local declared, settings = set.declared, set.declared_settings
   for name, spec in pairs(description.annotations or {}) do
     declared[name] = description.name
     if type(spec) == "table" then
       if spec.setting then settings[spec.setting] = true end
       local alias = type(spec.alias) == "string" and { spec.alias } or spec.alias or {}
-      for _, other in ipairs(alias) do declared[other] = description.name end
+      for _, other in ipairs(alias) do declared[other], set.old_names[other] = description.name, name end
     end
   end
   for key in pairs(description.settings or {}) do settings[key] = true end
@@ -296,7 +297,8 @@ end
 --- The set as attaching.lua and the seam want it, over the given states (one a folder).
 local function make_set(self, states)
   local order, denied, denied_of = compose(self)
-  local set = { owners = {}, order = order, denied = denied, denied_of = denied_of, declared = {}, declared_settings = {}, states = states }
+  local set = { owners = {}, order = order, denied = denied, denied_of = denied_of, declared = {}, declared_settings = {}, old_names = {},
+    states = states }
   local body = native.array {}
   for i, folder in ipairs(self.folders) do
     set.owners[i] = { owner = states[i].owner, active = native.array {}, name = folder.name }
@@ -304,7 +306,7 @@ local function make_set(self, states)
   for i, policy in ipairs(order) do
     local entry = set.owners[policy.folder]
     entry.active[#entry.active + 1] = policy.name
-    declare(set.declared, set.declared_settings, policy.description)
+    declare(set, policy.description)
     body[i] = { name = policy.name, owner = entry.name, trusted = policy.is_trusted, file = policy.file, source = policy.source }
   end
   for i, folder in ipairs(self.folders) do

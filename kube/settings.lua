@@ -122,7 +122,16 @@ local function risk_level(text)
   return nil, "is not one of Low, Medium, High, Critical"
 end
 
--- Keys that this side reads itself; the last two are read where annotations are.
+local function words(text)
+  local list = {}
+  for word in text:gmatch("[^,]+") do
+    word = word:match("^%s*(.-)%s*$")
+    if word ~= "" then list[#list + 1] = word end
+  end
+  return list
+end
+
+-- Keys that this side reads itself; the last four are read where annotations are.
 local OWN = {
   ["access-log-format"] = one_of("json", "text", "nginx"),
   ["large-client-header-buffers"] = function(text)
@@ -134,6 +143,7 @@ local OWN = {
   ["proxy-set-headers"] = read.text, ["add-headers"] = read.text,
   ["service-upstream"] = read.flag, ["strict-validate-path-type"] = read.flag,
   ["allow-cross-namespace-resources"] = read.flag, ["annotations-risk-level"] = risk_level,
+  ["annotation-value-word-blocklist"] = words, ["allow-snippet-annotations"] = read.flag,
 }
 
 -- Decided when the process starts, before there is a ConfigMap.
@@ -165,7 +175,7 @@ for key in ([[
   global-auth-cache-duration global-auth-always-set-cookie proxy-ssl-location-only default-type debug-connections
 ]]):gmatch("%S+") do KNOWN[key] = "later" end
 for key in ([[
-  block-user-agents block-referers annotation-value-word-blocklist enable-modsecurity enable-owasp-modsecurity-crs
+  block-user-agents block-referers enable-modsecurity enable-owasp-modsecurity-crs
 ]]):gmatch("%S+") do KNOWN[key] = "open" end
 for key in ([[
   http2-max-field-size http2-max-header-size http2-max-requests map-hash-bucket-size server-name-hash-max-size server-name-hash-bucket-size
@@ -176,7 +186,7 @@ for key in ([[
   datadog-collector-host
 ]]):gmatch("%S+") do KNOWN[key] = "nothing" end
 for key in ([[
-  allow-snippet-annotations main-snippet http-snippet server-snippet location-snippet stream-snippet global-auth-snippet modsecurity-snippet
+  main-snippet http-snippet server-snippet location-snippet stream-snippet global-auth-snippet modsecurity-snippet
 ]]):gmatch("%S+") do KNOWN[key] = "nginx" end
 
 --- What C says of a value of that kind: it will be the one to use it.

@@ -1,6 +1,7 @@
 --- The sync side: takes in changed paths, keeps the model true, and makes the messages of docs/seam.md. One change costs what it touches.
 local native = require "moongate.kube"
 local core = require "moongate.core"
+local admission = require "kube.admission"
 local annotations = require "kube.annotations"
 local attaching = require "kube.attaching"
 local certificates = require "kube.certificates"
@@ -103,6 +104,7 @@ end
 --- The data of a Secret or ConfigMap, for route:secret and route:config_map; the host that is being built is built again when it changes.
 function sync:fetch(kind, namespace, ref)
   local id = ref:find("/", 1, true) and ref or namespace .. "/" .. ref
+  if self.reviewing then return self.reviewing:fetch(kind, id) end
   if self.users then self.users[kind .. " " .. id] = true end
   local object = self:object(kind == "secret" and "Secret" or "ConfigMap", id)
   if not object then return nil, ("%s %s does not exist"):format(kind == "secret" and "Secret" or "ConfigMap", id) end
@@ -144,22 +146,27 @@ end
 
 -- ---- Ingresses ----
 
-local function is_canary(short)
-  local value = short.canary
-  return value == "true" or value == "True" or value == "TRUE" or value == "1" or value == "t" or value == "T"
-end
-
 --- The version of an Ingress that counts: nil if it is not ours.
 function sync:accepted(ingress)
   if not ingress then return nil end
   local source = "ingress " .. ingress.id
   local is_ours, reason = classes.accepts(ingress, self.flags, self.find_class, self.cluster)
   if is_ours then is_ours, reason = classes.is_watched(ingress, self.flags, self.cluster) end
+  if is_ours then
+    local is_forbidden, why = classes.is_forbidden_catch_all(ingress, self.flags)
+    is_ours, reason = not is_forbidden, why
+  end
   if not is_ours then
     self:report(source, { { level = "info", text = "is ignored: " .. reason } }, ingress.key)
     return nil
   end
-  if is_canary(self:short(ingress)) then
+  local name, word = annotations.blocked(ingress.annotations, self.prefixes, self.own["annotation-value-word-blocklist"])
+  if name then
+    local text = ("%s: holds %q, which annotation-value-word-blocklist forbids: the Ingress is refused"):format(name, word)
+    self:report(source, { { level = "error", annotation = name, text = text } }, ingress.key)
+    return nil
+  end
+  if annotations.is_canary(self:short(ingress)) then
     self:report(source, { { level = "warn", annotation = "canary", text = "canary: is not supported yet: the Ingress is ignored" } }, ingress.key)
     return nil
   end
@@ -364,6 +371,9 @@ function sync:build_settings()
   self.scopes:allow_risk(raw["annotations-risk-level"])
   self.store:judge_paths(own["strict-validate-path-type"] == false)
   self:send("settings", "settings", native.encode(fields))
+  if raw["annotation-value-word-blocklist"] ~= self.raw_settings["annotation-value-word-blocklist"] then
+    for ingress in pairs(self.store:all("Ingress")) do self:check_ingress(ingress) end
+  end
   if self.is_ready and (not same(raw, self.raw_settings) or before["service-upstream"] ~= own["service-upstream"]) then
     self:judge_again()
     for host in pairs(self.hosts) do self:enqueue(host) end
@@ -656,5 +666,7 @@ end
 
 --- `moongate check`.
 sync.check = check.run
+--- The admission webhook's question, in slices.
+sync.review = admission.step
 
 return sync

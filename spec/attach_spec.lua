@@ -142,7 +142,7 @@ describe("an invalid value", function()
 
   it("is reported, and the default is used", function()
     local result, found = finding { default = 2 }
-    assert.same({ level = "warn", text = "a-number: 12 is more than 9", annotation = "a-number" }, found)
+    assert.same({ level = "warn", text = "a-number: 12 is more than 9", annotation = "a-number", cause = "value" }, found)
     assert.equal(2, config_of(result).number)
   end)
 

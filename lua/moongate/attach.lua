@@ -134,8 +134,12 @@ local function equal(a, b)
   return true
 end
 
+--- Adds a finding and returns it. `cause`, where it matters to who decides about the object: "value" (an annotation's text is no value), "failure" (the
+--- policy's own code raised an error), "other" (said after the policy looked at another object).
 local function note(findings, level, text, name, key, source)
-  findings[#findings + 1] = { level = level, text = text, annotation = name, setting = key, source = source }
+  local finding = { level = level, text = text, annotation = name, setting = key, source = source }
+  findings[#findings + 1] = finding
+  return finding
 end
 
 --- A setting's value, its complaint if it has one, and whether it differs from the default. Read once for as long as its text stays.
@@ -238,7 +242,7 @@ local function read_one(entry, item, one, input, result)
   if not complaint then return value, true end
   local on_invalid = entry.guard and "deny" or item.spec.on_invalid or "default"
   if on_invalid == "reject" and not result.rejected then result.rejected, result.rejected_by = complaint, one.source end
-  note(findings, on_invalid == "deny" and "deny" or on_invalid == "reject" and "error" or "warn", complaint, item.name, nil, one.source)
+  note(findings, on_invalid == "deny" and "deny" or on_invalid == "reject" and "error" or "warn", complaint, item.name, nil, one.source).cause = "value"
   return nil, on_invalid ~= "default"
 end
 
@@ -361,7 +365,7 @@ local function run(entry, method, object, input, result)
     end
   end
   if problem then
-    note(result.findings, entry.guard and "deny" or "error", problem)
+    note(result.findings, entry.guard and "deny" or "error", problem).cause = result.has_looked and "other" or "failure"
     result.config, result.set = nil, {}
     for _, list in ipairs { "edits", "aliases", "redirect_hosts" } do
       if result[list] then result[list] = core.array {} end

@@ -17,7 +17,7 @@ end
 
 local function report(state, level, text)
   local findings = state.result.findings
-  findings[#findings + 1] = { level = level, text = text }
+  findings[#findings + 1] = { level = level, text = text, cause = state.result.has_looked and "other" or nil }
 end
 
 ---------------------------------------------------------------------------------------------------------------- values
@@ -282,6 +282,7 @@ local function fetch(route, method, kind, list, ref)
   local refs = state.result[list]
   refs[#refs + 1] = namespace .. "/" .. name
   if not state.owner.fetch then return nil, "does not exist" end
+  state.result.has_looked = true -- what the policy says from here on may come of what it found there
   return state.owner.fetch(kind, namespace, name)
 end
 
