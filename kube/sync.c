@@ -1,4 +1,5 @@
-/* The sync thread: waits for changes of the watched directories and for news of the API server, hands them to kube/sync.lua, and does sliced work between them.
+/* The sync thread: waits for changes of the watched directories and for news of the API server, hands them to kube/sync.lua, and does sliced work between them,
+ * the webhook's reviews among it.
  * Everything of it lives in one Lua state, with the JIT off. Owned by whoever made it; sync_run is the thread's main; sync_stop and the questions may be called
  * from any thread. */
 #include "kube/sync.h"
@@ -22,7 +23,7 @@
 #include "kube/native.h"
 #include "kube/watch.h"
 
-enum { GATHER_MS = 2, GATHER_MORE_MS = 5, GATHER_MAX_MS = 20 };
+enum { GATHER_MS = 2, GATHER_MORE_MS = 5, GATHER_MAX_MS = 20, SLICE_MS = 4 };
 #define SYNC_MAGIC MAGIC('s', 'y', 'n', 'c')
 
 struct sync {
@@ -32,7 +33,9 @@ struct sync {
   int object; /* registry reference of kube/sync.lua's object */
   struct watch *watch;
   struct api *api; /* the state's; NULL: a directory is followed */
-  int stop_fd;
+  struct review_queue reviews;
+  struct review *review; /* that is being judged */
+  int wake_fd;
   _Atomic bool is_stopping, is_leaving, has_left, is_ready, has_broken_policies;
 };
 
@@ -47,10 +50,24 @@ static int traceback(lua_State *L) {
   return 1;
 }
 
+static void note_policies(struct sync *sync) {
+  lua_State *L = sync->L;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, sync->object);
+  lua_getfield(L, -1, "policies");
+  lua_getfield(L, -1, "is_broken");
+  atomic_store(&sync->has_broken_policies, lua_toboolean(L, -1));
+  lua_pop(L, 3);
+}
+
+/* With the first message the first sync is over: whoever gets it may ask what sync.h lets him ask. */
 static int emit(lua_State *L) {
   struct sync *sync = sync_of(lua_touserdata(L, lua_upvalueindex(1)));
   size_t length;
   const char *bytes = luaL_checklstring(L, 1, &length);
+  if (!atomic_load(&sync->is_ready)) {
+    note_policies(sync);
+    atomic_store(&sync->is_ready, true);
+  }
   if (sync->options.emit) sync->options.emit(sync->options.context, bytes, length);
   return 0;
 }
@@ -130,7 +147,8 @@ static int open_lua(struct sync *sync, bool is_check, char *error, size_t error_
 static struct sync *make(const struct sync_options *options, bool is_check, char *error, size_t error_size) {
   struct sync *sync = calloc(1, sizeof *sync);
   must(sync);
-  *sync = (struct sync){.magic = SYNC_MAGIC, .options = *options, .object = LUA_NOREF, .stop_fd = -1};
+  *sync = (struct sync){.magic = SYNC_MAGIC, .options = *options, .object = LUA_NOREF, .wake_fd = -1};
+  review_queue_init(&sync->reviews);
   if (open_lua(sync, is_check, error, error_size)) {
     sync_free(sync);
     return NULL;
@@ -177,8 +195,8 @@ struct sync *sync_new(const struct sync_options *options, char *error, size_t er
   if (!sync) return NULL;
   char builtin[4096];
   snprintf(builtin, sizeof builtin, "%s/policies", options->home);
-  sync->stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  must(sync->stop_fd >= 0);
+  sync->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  must(sync->wake_fd >= 0);
   sync->watch = watch_new(error, error_size);
   if (!sync->watch) goto fail;
   if (options->manifests ? add_watch(sync, options->manifests, error, error_size) : connect_cluster(sync, error, error_size)) goto fail;
@@ -194,21 +212,34 @@ fail:
 void sync_free(struct sync *sync) {
   if (!sync) return;
   must(sync->magic == SYNC_MAGIC);
+  review_queue_close(&sync->reviews);
+  review_queue_free(&sync->reviews);
   if (sync->L) lua_close(sync->L);
   watch_free(sync->watch);
-  if (sync->stop_fd >= 0) close(sync->stop_fd);
+  if (sync->wake_fd >= 0) close(sync->wake_fd);
   sync->magic = 0;
   free(sync);
 }
 
+static void wake(struct sync *sync) { (void)!write(sync->wake_fd, &(uint64_t){1}, sizeof(uint64_t)); }
+
+/* What woke us is looked at after this. */
+static void forget_wakes(struct sync *sync) { (void)!read(sync->wake_fd, &(uint64_t){0}, sizeof(uint64_t)); }
+
 void sync_stop(struct sync *sync) {
   atomic_store(&sync->is_stopping, true);
-  (void)!write(sync->stop_fd, &(uint64_t){1}, sizeof(uint64_t));
+  wake(sync);
 }
 
 void sync_leave(struct sync *sync) {
   atomic_store(&sync->is_leaving, true);
-  (void)!write(sync->stop_fd, &(uint64_t){1}, sizeof(uint64_t));
+  wake(sync);
+}
+
+bool sync_review(struct sync *sync, struct review *review) {
+  if (!sync_is_ready(sync) || !review_queue_put(&sync->reviews, review)) return false;
+  wake(sync);
+  return true;
 }
 
 bool sync_has_left(const struct sync *sync) { return !sync->api || !sync_is_ready(sync) || atomic_load(&sync->has_left); }
@@ -232,15 +263,6 @@ static bool call(struct sync *sync, int arguments, int results) {
   log_write(sync->options.log, LOG_ERROR, "sync failed", "detail=%s", lua_tostring(sync->L, -1));
   lua_settop(sync->L, 0);
   return false;
-}
-
-static void note_policies(struct sync *sync) {
-  lua_State *L = sync->L;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, sync->object);
-  lua_getfield(L, -1, "policies");
-  lua_getfield(L, -1, "is_broken");
-  atomic_store(&sync->has_broken_policies, lua_toboolean(L, -1));
-  lua_pop(L, 3);
 }
 
 static uint64_t now_ms(void) {
@@ -275,9 +297,49 @@ static void take_changes(struct sync *sync) {
   note_policies(sync);
 }
 
+static void give_back(struct sync *sync) {
+  struct review *review = sync->review;
+  sync->review = NULL;
+  review->done(review);
+}
+
+/* Goes on with the review at hand, or begins one. */
+static void judge(struct sync *sync, bool begins) {
+  lua_State *L = sync->L;
+  struct review *review = sync->review;
+  begin(sync, "review");
+  lua_pushnumber(L, SLICE_MS / 1000.0);
+  struct span text = buffer_span(&review->text);
+  if (begins) lua_pushlstring(L, text.data ? text.data : "", text.length);
+  bool is_done = call(sync, begins ? 2 : 1, 3);
+  if (is_done && lua_isnil(L, 2)) return; /* there is more of it to do */
+  buffer_free(&review->text);
+  review->text = (struct buffer){0};
+  if (is_done) {
+    text.data = lua_tolstring(L, 3, &text.length);
+    buffer_append(&review->text, text);
+    review->status = (int)lua_tointeger(L, 2);
+    review->is_allowed = lua_toboolean(L, 4);
+  }
+  give_back(sync);
+}
+
+/* Judges what the webhook asks, for about one slice. True if there is more. */
+static bool review(struct sync *sync) {
+  uint64_t end = now_ms() + SLICE_MS;
+  if (sync->review && atomic_load(&sync->review->is_abandoned)) give_back(sync);
+  do {
+    bool begins = !sync->review;
+    if (begins) sync->review = review_queue_take(&sync->reviews);
+    if (!sync->review) return false;
+    judge(sync, begins);
+  } while (now_ms() < end);
+  return sync->review || !review_queue_is_empty(&sync->reviews);
+}
+
 static bool work(struct sync *sync) {
   begin(sync, "work");
-  lua_pushnumber(sync->L, 0.004);
+  lua_pushnumber(sync->L, SLICE_MS / 1000.0);
   if (!call(sync, 1, 1)) return false;
   bool is_more = lua_toboolean(sync->L, -1);
   if (!is_more) note_policies(sync);
@@ -301,18 +363,21 @@ static int start(struct sync *sync, const char *const *paths, unsigned count, ch
 
 /* Without a first sync there is nothing true to serve: it is never ready, and waits for its end. */
 static void wait_for_stop(struct sync *sync) {
-  struct pollfd fd = {.fd = sync->stop_fd, .events = POLLIN};
-  while (!atomic_load(&sync->is_stopping)) poll(&fd, 1, -1);
+  struct pollfd fd = {.fd = sync->wake_fd, .events = POLLIN};
+  while (!atomic_load(&sync->is_stopping)) {
+    poll(&fd, 1, -1);
+    forget_wakes(sync);
+  }
 }
 
 static void run_directory(struct sync *sync) {
-  atomic_store(&sync->is_ready, true);
-  bool is_more = true; /* what came while the first sync ran */
+  bool is_more = true, is_asked = false; /* more: what came while the first sync ran */
   while (!atomic_load(&sync->is_stopping)) {
-    struct pollfd fds[2] = {{.fd = sync->stop_fd, .events = POLLIN}, {.fd = watch_fd(sync->watch), .events = POLLIN}};
-    int count = poll(fds, 2, is_more ? 0 : -1);
+    struct pollfd fds[2] = {{.fd = sync->wake_fd, .events = POLLIN}, {.fd = watch_fd(sync->watch), .events = POLLIN}};
+    int count = poll(fds, 2, is_more || is_asked ? 0 : -1);
     if (count < 0 && errno != EINTR) must(!"poll");
-    if (fds[0].revents) break;
+    if (fds[0].revents) forget_wakes(sync);
+    is_asked = review(sync);
     if (fds[1].revents) {
       gather(sync);
       take_changes(sync);
@@ -327,13 +392,9 @@ static void run_directory(struct sync *sync) {
 static int turn(struct sync *sync) {
   lua_State *L = sync->L;
   begin(sync, "turn");
-  lua_pushnumber(L, 0.004);
-  if (!call(sync, 1, 2)) return GATHER_MAX_MS;
-  double wait = lua_tonumber(L, -2);
-  if (lua_toboolean(L, -1) && !atomic_load(&sync->is_ready)) {
-    note_policies(sync);
-    atomic_store(&sync->is_ready, true);
-  }
+  lua_pushnumber(L, SLICE_MS / 1000.0);
+  if (!call(sync, 1, 1)) return GATHER_MAX_MS;
+  double wait = lua_tonumber(L, -1);
   return wait > 60 ? 60000 : (int)ceil(wait * 1000);
 }
 
@@ -350,10 +411,10 @@ static void run_cluster(struct sync *sync) {
       leave(sync);
       wait = wait > GATHER_MAX_MS ? GATHER_MAX_MS : wait;
     }
-    struct api_wait_fd fds[2] = {{.fd = sync->stop_fd}, {.fd = watch_fd(sync->watch)}};
+    if (review(sync)) wait = 0;
+    struct api_wait_fd fds[2] = {{.fd = sync->wake_fd}, {.fd = watch_fd(sync->watch)}};
     api_wait(sync->api, fds, atomic_load(&sync->is_ready) ? 2 : 1, wait);
-    uint64_t wake;
-    if (fds[0].is_ready) (void)!read(sync->stop_fd, &wake, sizeof wake);
+    if (fds[0].is_ready) forget_wakes(sync);
     if (fds[1].is_ready) {
       gather(sync);
       take_changes(sync);
@@ -372,6 +433,8 @@ void sync_run(struct sync *sync) {
   note_policies(sync);
   if (sync->api) run_cluster(sync);
   else run_directory(sync);
+  if (sync->review) give_back(sync);
+  review_queue_close(&sync->reviews);
 }
 
 int sync_check(const struct sync_options *options, const char *const *paths, unsigned count, void (*line)(void *context, const char *level, struct span text),

@@ -9,6 +9,7 @@
 #include "base/counters.h"
 #include "base/log.h"
 #include "base/span.h"
+#include "kube/review.h"
 
 struct sync;
 
@@ -45,6 +46,10 @@ bool sync_has_left(const struct sync *sync);
 bool sync_is_ready(const struct sync *sync);
 /* A mounted policy file does not load (--require-policies). From any thread. */
 bool sync_has_broken_policies(const struct sync *sync);
+
+/* Asks about an object that is not there yet; the answer comes through review->done, on the sync thread, between two slices of its work. False before the
+ * first sync is over and after the end: the review is still the caller's. From any thread. */
+bool sync_review(struct sync *sync, struct review *review);
 
 /* `moongate check`: loads files and directories once, without emitting. Each finding comes as one line (it may hold newlines) with its level: "deny", "error",
  * "warn", "info". Returns the number of deny and error findings, or -1 with a message when it could not begin. */

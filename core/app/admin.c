@@ -15,6 +15,7 @@ struct admin {
   struct loop loop;
   struct counters counters; /* the admin server's own connections: not shown */
   struct service *service;
+  struct webhook *webhook;
   uv_async_t stop;
   pthread_t thread;
   bool is_started;
@@ -54,8 +55,16 @@ struct admin *admin_new(const struct admin_options *options, uint16_t *port, cha
     return NULL; /* the process ends now */
   }
   *port = service_port(admin->service);
+  if (!options->webhook) return admin;
+  struct webhook_options webhook = *options->webhook;
+  webhook.loop = &admin->loop;
+  webhook.log = options->log;
+  admin->webhook = webhook_new(&webhook, error, error_size);
+  if (!admin->webhook) return NULL;
   return admin;
 }
+
+uint16_t admin_webhook_port(const struct admin *admin) { return admin->webhook ? webhook_port(admin->webhook) : 0; }
 
 static void *thread_main(void *context) {
   struct admin *admin = context;
@@ -74,6 +83,7 @@ void admin_free(struct admin *admin) {
     uv_async_send(&admin->stop);
     pthread_join(admin->thread, NULL);
   }
+  webhook_free(admin->webhook);
   service_free(admin->service);
   uv_close((uv_handle_t *)&admin->stop, NULL);
   loop_free(&admin->loop);

@@ -52,9 +52,9 @@
   X("election-id", election_id, TEXT, "ingress-controller-leader", CLUSTER, WORKS, "Lease name") \
   X("election-ttl", election_ttl, TEXT, "30s", CLUSTER, WORKS, "Lease duration") \
   X("disable-leader-election", disable_leader_election, FLAG, "false", CLUSTER, WORKS, "no Lease") \
-  X("validating-webhook", validating_webhook, TEXT, "", CLUSTER, LATER, "listen address of the admission webhook") \
-  X("validating-webhook-certificate", validating_webhook_certificate, TEXT, "", CLUSTER, LATER, "its certificate") \
-  X("validating-webhook-key", validating_webhook_key, TEXT, "", CLUSTER, LATER, "its key") \
+  X("validating-webhook", validating_webhook, TEXT, "", CLUSTER, WORKS, "ADDR:PORT (or :PORT) of the admission webhook; off without it") \
+  X("validating-webhook-certificate", validating_webhook_certificate, TEXT, "", CLUSTER, WORKS, "its certificate, a PEM file; read again when it changes") \
+  X("validating-webhook-key", validating_webhook_key, TEXT, "", CLUSTER, WORKS, "its key, a PEM file") \
   X("disable-full-test", disable_full_test, FLAG, "false", CLUSTER, NOTHING, "an object is never judged by others") \
   X("healthz-port", healthz_port, NUMBER, "10254", OPERATION, WORKS, "port of /healthz and /metrics (0: one from the kernel)") \
   X("healthz-host", healthz_host, TEXT, "", OPERATION, WORKS, "its address (default: all)") \

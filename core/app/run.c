@@ -57,8 +57,8 @@ struct run {
   struct port_set http, https;
   struct worker_seat *seats;
   struct worker *workers[WORKERS_MAX];
-  struct counters *counters[WORKERS_MAX + 1]; /* the workers', then the sync thread's */
-  struct counters sync_counters;
+  struct counters *counters[WORKERS_MAX + 2]; /* the workers', then those of the sync thread and the webhook */
+  struct counters sync_counters, webhook_counters;
   unsigned worker_count;
   _Atomic uint64_t body_budget;
   _Atomic bool is_ready;
@@ -119,7 +119,17 @@ static int start_worker(struct run *run, unsigned number, char *error, size_t si
   return worker_init(&seat->worker, &options, error, size);
 }
 
+static bool review(void *context, struct review *review) { return sync_thread_review(((struct run *)context)->sync, review); }
+
 static int start_admin(struct run *run, char *error, size_t size) {
+  struct webhook_options webhook = {
+      .listen = run->options.validating_webhook,
+      .certificate = run->options.validating_webhook_certificate,
+      .key = run->options.validating_webhook_key,
+      .review = review,
+      .context = run,
+      .counters = &run->webhook_counters,
+  };
   struct admin_options options = {
       .address = {.v4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)run->options.healthz_port)}},
       .health_path = run->options.health_check_path,
@@ -127,11 +137,12 @@ static int start_admin(struct run *run, char *error, size_t size) {
       .logs = run->logs,
       .series = run->series,
       .counters = run->counters,
-      .counters_count = run->worker_count + 1,
+      .counters_count = run->worker_count + 2,
       .workers = run->workers,
       .count = run->worker_count,
       .is_ready = &run->is_ready,
       .log = log_writer_log(run->logs, "admin"),
+      .webhook = *webhook.listen ? &webhook : NULL,
   };
   if (*run->options.healthz_host && address_parse_ip(span_of(run->options.healthz_host), (uint16_t)run->options.healthz_port, &options.address)) {
     snprintf(error, size, "--healthz-host: \"%s\" is not an IP address", run->options.healthz_host);
@@ -150,7 +161,7 @@ static int start_sync(struct run *run, const char *home, char *error, size_t siz
       .guest_memory = GUEST_MEMORY,
       .log = log_writer_log(run->logs, "sync"),
       .counters = &run->sync_counters,
-      .own_ports = {address_port(&run->http.addresses[0]), address_port(&run->https.addresses[0]), run->health_port},
+      .own_ports = {address_port(&run->http.addresses[0]), address_port(&run->https.addresses[0]), run->health_port, admin_webhook_port(run->admin)},
   };
   run->sync = sync_thread_new(&options, error, size);
   return run->sync ? 0 : -1;
@@ -220,8 +231,9 @@ static void shut_down(struct run *run, const sigset_t *set, int number) {
 }
 
 static void free_all(struct run *run) {
+  if (run->sync) sync_thread_stop(run->sync);
+  if (run->admin) admin_free(run->admin); /* it asks sync until then */
   if (run->sync) sync_thread_free(run->sync);
-  if (run->admin) admin_free(run->admin);
   publisher_stop(run->publisher); /* it wakes workers, whose loops go now */
   for (unsigned i = 0; i < run->worker_count; i++) {
     worker_free(&run->seats[i].worker);
@@ -303,6 +315,7 @@ int run_main(int argc, char **argv) {
     run.counters[i] = &run.seats[i].counters;
   }
   run.counters[run.worker_count] = &run.sync_counters;
+  run.counters[run.worker_count + 1] = &run.webhook_counters;
   run.tickets = tls_tickets_new();
   run.fallback = certificate_new_self_signed();
   if (start_ports(&run, error, sizeof error) || start_publisher(&run, home, error, sizeof error)) return fail(error);
@@ -314,6 +327,7 @@ int run_main(int argc, char **argv) {
   crash_install(run.workers, run.worker_count);
 
   options_without_effect(&run.options, say_without_effect, run.log);
+  if (admin_webhook_port(run.admin)) log_write(run.log, LOG_NOTICE, "admission webhook listens", "port=%u", admin_webhook_port(run.admin));
   if (log_writer_start(run.logs) || admin_start(run.admin) || publisher_start(run.publisher) || sync_thread_start(run.sync))
     return fail("cannot start a thread");
   int number = wait_first(&run, &set);

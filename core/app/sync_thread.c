@@ -31,7 +31,8 @@ static int open_state(void *context, lua_State *L, char *error, size_t error_siz
 
 static struct sync_options joints(struct sync_thread *self, const struct sync_thread_options *options) {
   char ports[64];
-  snprintf(ports, sizeof ports, "%u,%u,%u", options->own_ports[0], options->own_ports[1], options->own_ports[2]);
+  const unsigned *own = options->own_ports;
+  snprintf(ports, sizeof ports, "%u,%u,%u,%u", own[0], own[1], own[2], own[3]);
   options_pack(options->options, ports, &self->flags);
   self->publisher = options->publisher;
   self->script = (struct script_options){.lua_directory = options->script_path, .workers = 1, .log = options->log, .guest_memory = options->guest_memory};
@@ -77,11 +78,17 @@ bool sync_thread_has_broken_policies(const struct sync_thread *self) { return sy
 void sync_thread_leave(struct sync_thread *self) { sync_leave(self->sync); }
 bool sync_thread_has_left(const struct sync_thread *self) { return sync_has_left(self->sync); }
 
+bool sync_thread_review(struct sync_thread *self, struct review *review) { return sync_review(self->sync, review); }
+
+void sync_thread_stop(struct sync_thread *self) {
+  if (!self->is_started) return;
+  self->is_started = false;
+  sync_stop(self->sync);
+  pthread_join(self->thread, NULL);
+}
+
 void sync_thread_free(struct sync_thread *self) {
-  if (self->is_started) {
-    sync_stop(self->sync);
-    pthread_join(self->thread, NULL);
-  }
+  sync_thread_stop(self);
   sync_free(self->sync);
   buffer_free(&self->flags);
   free(self);

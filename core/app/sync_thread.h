@@ -16,7 +16,7 @@ struct sync_thread_options {
   struct publisher *publisher; /* NULL: check only */
   struct log *log;
   struct counters *counters; /* of the thread; NULL: check only */
-  unsigned own_ports[3];
+  unsigned own_ports[4];     /* 0: none */
 };
 
 struct sync_thread *sync_thread_new(const struct sync_thread_options *options, char *error, size_t error_size);
@@ -25,6 +25,10 @@ bool sync_thread_has_broken_policies(const struct sync_thread *thread);
 /* Ends what others read of us in a cluster, for at most 5 s; serving goes on. Returns at once; sync_thread_has_left says when. */
 void sync_thread_leave(struct sync_thread *thread);
 bool sync_thread_has_left(const struct sync_thread *thread);
+/* The webhook's question: as sync_review. */
+bool sync_thread_review(struct sync_thread *thread, struct review *review);
+/* Ends the thread; reviews that wait are given back unanswered, and no more are taken. */
+void sync_thread_stop(struct sync_thread *thread);
 void sync_thread_free(struct sync_thread *thread);
 
 /* `moongate check` with the same joints. As sync_check. */

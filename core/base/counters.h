@@ -34,6 +34,9 @@
   X(HOOK_ERRORS, "moongate_hook_errors_total", "Uncaught errors in policy hooks.") \
   X(ROOTS_TAKEN, "moongate_roots_taken_total", "Snapshot roots taken by workers.") \
   X(EXCHANGES_DETACHED, "moongate_exchanges_detached_total", "Long exchanges that gave back their leases.") \
+  X(REVIEWS_ALLOWED, "moongate_reviews_allowed_total", "Admission reviews that were answered with yes.") \
+  X(REVIEWS_REFUSED, "moongate_reviews_refused_total", "Admission reviews that were answered with no.") \
+  X(REVIEWS_UNANSWERED, "moongate_reviews_unanswered_total", "Admission reviews that got no answer: not ready, not in time, or no review at all.") \
   X(LOG_DROPPED, "moongate_log_lines_dropped_total", "Log lines dropped because a ring was full.")
 
 enum counter {

@@ -38,7 +38,11 @@
   X(JSON_DEPTH, 128, "levels", "the answer is refused", "containers within each other in an answer of the API server") \
   X(API_ITEM_BYTES, 8388608, "bytes", "the answer is refused", "one object of a list or watch of the API server") \
   X(API_NEWS_BYTES, 4194304, "bytes", "reading pauses", "objects of the API server that were read and not yet taken") \
-  X(API_ERROR_BYTES, 65536, "bytes", "the rest is dropped", "what the API server says with a status that is not 200")
+  X(API_ERROR_BYTES, 65536, "bytes", "the rest is dropped", "what the API server says with a status that is not 200") \
+  X(REVIEW_BYTES, 3145728, "bytes", "413", "the body of an admission review") \
+  X(REVIEWS, 64, "reviews", "the next ones wait", "admission reviews that are read or judged at once") \
+  X(REVIEW_MS, 5000, "milliseconds", "408 or 500", "an admission review, from its head to its answer") \
+  X(REVIEW_CONNECTIONS, 512, "connections", "accept pauses", "connections of the admission webhook")
 
 enum {
 #define X(name, value, unit, answer, what) LIMIT_##name = (value),
