@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
-"""Many hosts: how long a start takes, what memory it holds, and how soon one changed Ingress is served, with a file for each Ingress and with one file of them all.
+"""Many hosts: how long a start takes, what memory it holds, how soon one changed Ingress is served, with a file for each Ingress and with one file of them all,
+and how long the admission webhook takes to answer, at rest and while changes arrive.
 
 Not a test of CI's every run: it measures, and fails where a change takes longer than --limit at p99. The time counts from the end of the rename.
 """
 import argparse
+import http.client
 import json
 import os
 import pathlib
 import random
+import shutil
 import socket
+import ssl
 import sys
+import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -129,18 +134,82 @@ def measure(harness, layout, arguments):
     return holds
 
 
+def review_text(harness, number, hosts):
+    """Every second one is refused: its path is taken."""
+    made = document(harness, number % hosts if number % 2 else hosts + number, 0)
+    made["metadata"].update({"name": f"new-{number}", "namespace": "default"})
+    return json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+        "uid": str(number), "operation": "CREATE", "object": made, "resource": {"group": "networking.k8s.io", "version": "v1", "resource": "ingresses"}}})
+
+
+def ask_reviews(harness, port, arguments):
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=ssl._create_unverified_context())
+    texts = [review_text(harness, number, arguments.hosts) for number in range(arguments.reviews)]
+    latencies = []
+    for number, text in enumerate(texts):
+        began = time.monotonic()
+        connection.request("POST", "/networking/v1/ingresses", text, {"Content-Type": "application/json"})
+        answer = json.loads(connection.getresponse().read())
+        latencies.append((time.monotonic() - began) * 1000)
+        assert answer["response"]["allowed"] is (number % 2 == 0), answer
+    connection.close()
+    return latencies
+
+
+def measure_reviews(harness, arguments):
+    layout = Files(harness, arguments.hosts)
+    services = [item for n in range(SERVICES) for item in (harness.service(f"echo-{n}"), *harness.slice_of([9], f"echo-{n}"))]
+    folder = pathlib.Path(harness.tempfile.mkdtemp(prefix="moongate-"))
+    for name, text in zip(("cert", "key"), harness.certificate(folder, "webhook", ["webhook.test"])):
+        (folder / name).write_text(text)
+    proxy = harness.Moongate({"services.json": services, **layout.manifests()}, workers=arguments.workers, expect_errors=[".*"], flags=[
+        "--validating-webhook", "127.0.0.1:0", "--validating-webhook-certificate", str(folder / "cert"), "--validating-webhook-key", str(folder / "key")])
+    results = []
+    try:
+        port = int(harness.wait_until(lambda: proxy.errors.find(r"admission webhook listens.* port=(\d+)")).group(1))
+        results.append(("at rest", ask_reviews(harness, port, arguments)))
+        is_over = threading.Event()
+
+        def change():
+            generator, version = random.Random(1), 0
+            while not is_over.wait(0.01):
+                version += 1
+                proxy.write(*layout.text(generator.randrange(arguments.hosts), version))
+
+        changes = threading.Thread(target=change)
+        changes.start()
+        try:
+            results.append(("under 100 changes a second", ask_reviews(harness, port, arguments)))
+        finally:
+            is_over.set()
+            changes.join()
+    finally:
+        proxy.process.terminate()
+        code = proxy.process.wait(30)
+        for one in (folder, proxy.folder):
+            shutil.rmtree(one, ignore_errors=True)
+    for when, latencies in results:
+        p50, p99 = percentile(latencies, 0.5), percentile(latencies, 0.99)
+        holds = p99 <= arguments.limit and code == 0
+        print(f"{'ok      ' if holds else 'BROKEN  '}{arguments.hosts} Ingresses, {len(latencies)} reviews {when}: p50 {p50:.2f} ms, p99 {p99:.2f} ms, "
+              f"at most {max(latencies):.1f} ms", flush=True)
+        yield holds
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", required=True)
     parser.add_argument("--hosts", type=int, default=10000)
     parser.add_argument("--changes", type=int, default=100)
+    parser.add_argument("--reviews", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--limit", type=float, default=20, help="ms that a change may take at p99")
     arguments = parser.parse_args()
     os.environ["MOONGATE_BINARY"] = str(pathlib.Path(arguments.binary).resolve())
     import harness
 
-    results = [measure(harness, layout(harness, arguments.hosts), arguments) for layout in (Files, OneFile)]
+    results = [measure(harness, layout(harness, arguments.hosts), arguments) for layout in (Files, OneFile)] if arguments.changes else []
+    results += measure_reviews(harness, arguments) if arguments.reviews else []
     return 0 if all(results) else 1
 
 
