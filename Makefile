@@ -15,6 +15,7 @@ OUT_release := build
 OUT_dev     := build/dev
 OUT_tsan    := build/tsan
 OUT_clang   := build/clang
+OUT_fuzz    := build/fuzz
 OUT         := $(OUT_$(VARIANT))
 # Link-time optimisation saves 8% of the user instructions of a small request. Tried without gain: llhttp at -O3, -fno-plt. llhttp's SSE4.2 code stays out:
 # it has no check at run time, and not every amd64 machine of Debian's baseline has it.
@@ -25,6 +26,7 @@ FLAGS_release := -O2 -g $(LTO_release)
 FLAGS_dev     := -O1 -g -Werror -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 FLAGS_tsan    := -O1 -g -Werror -fsanitize=thread -fno-omit-frame-pointer
 FLAGS_clang   := -O1 -g -Werror
+FLAGS_fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wwrite-strings -Wvla
 
 PACKAGES_C := libuv openssl luajit libpcre2-8 libcares libcurl yaml-0.1
@@ -45,15 +47,16 @@ LIBS = $(LLHTTP_LIBS) $(PC_LIBS) -lm -ldl -pthread
 SOURCES := $(wildcard core/*/*.c kube/*.c)
 OBJECTS := $(patsubst %.c,$(OUT)/obj/%.o,$(filter-out core/app/main.c,$(SOURCES)))
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(wildcard tests/unit/test_*.c))
+FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(OUT)/fuzz/replay_%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: help deps build dev tsan all-tests test test-long unit spec e2e check test-cluster bench lint format format-check install image run clean churn layering
+.PHONY: help deps build dev fuzz tsan all-tests test test-long unit spec e2e check test-cluster bench lint format format-check install image run clean churn layering
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 APT_PACKAGES := gcc make pkg-config git libc6-dev libuv1-dev libssl-dev libluajit-5.1-dev luajit lua-cjson lua-busted lua-check libcmocka-dev \
-  libpcre2-dev libc-ares-dev libcurl4-openssl-dev libyaml-dev clang clang-tidy clang-format-19 python3 python3-pytest python3-yaml openssl curl ca-certificates procps iproute2 util-linux
+  libpcre2-dev libc-ares-dev libcurl4-openssl-dev libyaml-dev clang libclang-rt-dev clang-tidy clang-format-19 python3 python3-pytest python3-yaml openssl curl ca-certificates procps iproute2 util-linux
 build/.deps: Makefile
 	@mkdir -p build
 	@missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
@@ -73,10 +76,13 @@ build: build/.deps ## release build: build/moongate, and build/lib for `moongate
 	@$(MAKE) --no-print-directory -s -j$$(nproc) VARIANT=release binary library
 dev: build/.deps ## ASan+UBSan build, warnings are errors: build/dev/moongate
 	@$(MAKE) --no-print-directory -s -j$$(nproc) VARIANT=dev binary library
+fuzz: build/.deps ## clang's fuzzers, each from its corpus for FUZZ_SECONDS (60)
+	@bash tests/run.sh fuzz
 tsan: build/.deps ## TSan build: build/tsan/moongate
 	@$(MAKE) --no-print-directory -s -j$$(nproc) VARIANT=tsan binary
 
-.PHONY: binary units library
+.PHONY: binary units library fuzzers
+fuzzers: $(FUZZERS)
 binary: $(OUT)/moongate
 library: $(OUT)/lib/moongate/core.so
 units: $(UNIT_TESTS) $(FUZZ_REPLAY)
@@ -101,6 +107,9 @@ $(OUT)/unit/%: tests/unit/%.c $(OUT)/libmoongate.a
 $(OUT)/fuzz/replay_%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(OUT)/libmoongate.a
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS_ALL) -Wno-missing-prototypes tests/fuzz/replay.c $< $(OUT)/libmoongate.a $(LIBS) -o $@
+$(OUT)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(OUT)/libmoongate.a
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS_ALL) -fsanitize=fuzzer -Wno-missing-prototypes $< $(OUT)/libmoongate.a $(LIBS) -o $@
 -include $(OBJECTS:.o=.d) $(OUT)/obj/core/app/main.d
 
 # A file that was linted is linted again when it, a header of it, the list of checks or the linter changed.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests and ends with "N passed, N failed". A skipped test, a crashed program and a missing tool count as failed.
-#   tests/run.sh [all|unit|spec|e2e|check|churn|long|cluster]
+#   tests/run.sh [all|unit|spec|e2e|check|churn|fuzz|long|cluster]
 set -uo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-all}
@@ -79,6 +79,20 @@ run_threaded_units() {
   for name in "${names[@]}"; do CMOCKA_MESSAGE_OUTPUT=TAP tap "$name-tsan" timeout 300 "build/tsan/unit/$name"; done
 }
 
+# What a fuzzer finds of interest stays in build/fuzz/found; what makes it fail belongs into the corpus.
+run_fuzz() { # seconds each
+  section "fuzzers (clang, ASan, UBSan)"
+  CC=clang build fuzz fuzzers || return
+  local fuzzer name found
+  for fuzzer in build/fuzz/fuzz/fuzz_*; do
+    [ -x "$fuzzer" ] || continue
+    name=${fuzzer##*fuzz_} found=build/fuzz/found/${fuzzer##*fuzz_}
+    mkdir -p "$found"
+    one "fuzz-$name" nice "$fuzzer" -max_total_time="$1" -timeout=10 -max_len=16384 -print_final_stats=1 -artifact_prefix="$log/fuzz-$name-" "$found" "tests/fuzz/corpus/$name"
+    grep -E 'number_of_executed_units' "$log/fuzz-$name.log"
+  done
+}
+
 run_spec() {
   section "specs (busted on LuaJIT, over the real C)"
   build dev library || return
@@ -134,9 +148,10 @@ case $what in
   e2e) run_e2e ;;
   churn) run_churn release 30 ;;
   cluster) run_cluster ;;
-  long) run_threaded_units; run_churn tsan 30 --workers 4 ;;
+  fuzz) run_fuzz "${FUZZ_SECONDS:-60}" ;;
+  long) run_threaded_units; run_churn tsan 30 --workers 4; run_fuzz "${FUZZ_SECONDS:-20}" ;;
   all) run_check; run_unit; run_spec; run_e2e; run_churn release 30 ;;
-  *) echo "usage: tests/run.sh [all|unit|spec|e2e|check|churn|long|cluster]" >&2; exit 2 ;;
+  *) echo "usage: tests/run.sh [all|unit|spec|e2e|check|churn|fuzz|long|cluster]" >&2; exit 2 ;;
 esac
 
 printf '\n%d passed, %d failed\n' "$passed" "$failed"
