@@ -17,6 +17,7 @@ local function check(self, secret, host)
   if not known[host] then
     local result, problem = self.core.certificate_check(secret.data["tls.crt"], secret.data["tls.key"], host)
     known[host] = { covers = result and result.covers or false, is_valid = result ~= nil, problem = problem }
+    if host == "" and result then known[host].facts = result end
   end
   return known[host]
 end
@@ -50,6 +51,14 @@ function certificates:usable(id)
     return secret
   end
   return self.good[id], problem
+end
+
+--- What the usable version's certificate is, the same table as long as it is the same: serial, issuer, end.
+---@param id string
+---@return table|nil
+function certificates:facts(id)
+  local secret = self:usable(id)
+  return secret and check(self, secret, "").facts
 end
 
 --- Does a Secret's certificate cover a host?

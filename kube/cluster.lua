@@ -31,12 +31,13 @@ cluster.KINDS = KINDS
 ---@field namespaces_changed fun() the set of watched namespaces is another
 ---@field policies_in string|nil namespace whose labelled ConfigMaps hold policies
 ---@field policies_changed fun(name: string, data: table<string, string>|nil)
+---@field restarted fun(count: integer)|nil a watch had to begin anew
 ---@field ingress_seen fun(id: string, raw: table|nil)|nil an Ingress came, changed or went (for its status)
 
 ---@param options ClusterOptions
 function cluster.new(options)
   local self = setmetatable({
-    options = options, flags = options.flags, handlers = {}, base = {}, named = {}, wanted = {}, unsynced = 0,
+    options = options, flags = options.flags, handlers = {}, base = {}, named = {}, wanted = {}, unsynced = 0, restarts = 0,
     sweep_at = options.clock() + SWEEP_SECONDS,
   }, cluster)
   local selector = self.flags["watch-namespace-selector"] or ""
@@ -95,6 +96,10 @@ local function follow(self, kind, more)
     put = more.put, remove = more.remove,
     synced = function(made) self:note_synced(kind, made, more) end,
     trouble = function(made, text) trouble(self, made, text) end,
+    restarted = function()
+      self.restarts = self.restarts + 1
+      if self.options.restarted then self.options.restarted(self.restarts) end
+    end,
     clock = self.options.clock, random = self.options.random,
   }
 end
@@ -318,10 +323,6 @@ function cluster:take_news(deadline)
 end
 
 --- Watches that had to begin anew since the start.
-function cluster:restart_count()
-  local total = 0
-  each_reflector(self, function(made) total = total + made.restarts end)
-  return total
-end
+function cluster:restart_count() return self.restarts end
 
 return cluster

@@ -51,6 +51,7 @@ function following.attach(sync, options)
       for id in pairs(sync.store:all("Ingress")) do sync:check_ingress(id) end
     end,
     ingress_seen = function(id, raw) sync.status:note(id, raw) end,
+    restarted = function(count) sync.gauges:watch_restarts(count) end,
     policies_in = sync.policies.config_maps and options.identity.namespace,
     policies_changed = function(name, data)
       sync.late_policies = sync.late_policies or {}
@@ -62,9 +63,12 @@ function following.attach(sync, options)
     random = options.random or math.random, log = native.log,
     changed = function(is_leader)
       sync.status:lead(is_leader)
+      sync.gauges:lead(sync.lease.name, is_leader)
       if is_leader then sync.findings:each(function(finding) sync.events:finding(finding) end) end -- what is wrong since before we led
     end,
   }
+  sync.gauges:watch_restarts(0)
+  if sync.lease.is_held then sync.gauges:lead(sync.lease.name, false) end
   sync.status = status.new {
     cluster = sync.cluster, flags = flags, identity = options.identity, clock = clock, log = native.log,
     ingresses = function() return sync.placed or {} end,
@@ -116,6 +120,7 @@ function following.turn(sync, seconds)
   end
   if source.is_dirty then
     source.is_dirty, sync.gather_last = false, now
+    sync:take_in(start)
     sync.gather_since = sync.gather_since or now
   end
   if sync.gather_since then
@@ -125,6 +130,7 @@ function following.turn(sync, seconds)
       sync:flush()
       local paths = take_late_policies(sync)
       if #paths > 0 then policy_change.begin(sync, paths) end
+      sync:rest()
       return 0
     end
     return is_more and 0 or math.max(0, math.min(wait, due - now))

@@ -31,7 +31,8 @@ function lease.new(options)
     name = flags["election-id"] or "ingress-controller-leader",
   }, lease)
   self.path = ("/apis/coordination.k8s.io/v1/namespaces/%s/leases"):format(options.identity.namespace)
-  if flags["disable-leader-election"] == "true" then self.due = math.huge end
+  self.is_held = flags["disable-leader-election"] ~= "true"
+  if not self.is_held then self.due = math.huge end
   return self
 end
 

@@ -33,7 +33,7 @@ local SHORT_WATCH = 1       -- seconds: a watch that ends sooner counts as a fai
 ---@param options ReflectorOptions
 function reflector.new(options)
   return setmetatable({
-    options = options, known = {}, is_synced = false, is_forbidden = false, restarts = 0, failures = 0, due = options.clock(), state = "waiting",
+    options = options, known = {}, is_synced = false, is_forbidden = false, failures = 0, due = options.clock(), state = "waiting",
   }, reflector)
 end
 
@@ -158,7 +158,7 @@ local function on_list(self, kind, value, extra)
       end_list(self)
     end
   elseif value == 410 then -- the token of the next page is too old: from the start
-    self.restarts = self.restarts + 1
+    self.options.restarted()
     back_off(self, nil)
   elseif self.options.is_optional and (value == 403 or value == 404) then
     end_forbidden(self)
@@ -180,7 +180,7 @@ end
 
 local function relist(self)
   self.version = nil
-  self.restarts = self.restarts + 1
+  self.options.restarted()
 end
 
 --- One line of a watch. An event that cannot be understood ends the watch; a list makes up for what was missed.
@@ -235,7 +235,7 @@ local function on_watch(self, kind, value, extra)
     if value == 403 or value == 404 then relist(self) end
     back_off(self, status_text(value, extra), extra and extra.retry_after)
   elseif lasted >= SHORT_WATCH then -- cut: the version is still good
-    self.restarts = self.restarts + 1
+    self.options.restarted()
     self.failures = 0
     back_off(self, nil)
   else

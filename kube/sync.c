@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/exposition.h"
 #include "base/pack.h"
 #include "kube/api_lua.h"
 #include "kube/native.h"
@@ -68,8 +69,53 @@ static int emit(lua_State *L) {
     note_policies(sync);
     atomic_store(&sync->is_ready, true);
   }
-  if (sync->options.emit) sync->options.emit(sync->options.context, bytes, length);
+  lua_Number taken = luaL_optnumber(L, 2, 0);
+  if (sync->options.emit) sync->options.emit(sync->options.context, bytes, length, (uint64_t)(taken * 1e6));
   return 0;
+}
+
+/* gauge(family, key, { name, value, ... } | nil, number) */
+static int gauge(lua_State *L) {
+  struct sync *sync = sync_of(lua_touserdata(L, lua_upvalueindex(1)));
+  struct span family, key;
+  family.data = luaL_checklstring(L, 1, &family.length);
+  key.data = luaL_checklstring(L, 2, &key.length);
+  if (!sync->options.emit_gauge) return 0;
+  if (lua_isnoneornil(L, 3)) {
+    sync->options.emit_gauge(sync->options.context, family, key, NULL, 0);
+    return 0;
+  }
+  lua_Number value = luaL_checknumber(L, 4);
+  struct buffer labels = {0};
+  size_t count = lua_objlen(L, 3);
+  for (size_t i = 1; i + 1 <= count; i += 2) {
+    struct span text;
+    lua_rawgeti(L, 3, (int)i);
+    lua_rawgeti(L, 3, (int)i + 1);
+    must(lua_type(L, -2) == LUA_TSTRING && lua_type(L, -1) == LUA_TSTRING);
+    text.data = lua_tolstring(L, -1, &text.length);
+    exposition_label(&labels, lua_tostring(L, -2), text);
+    lua_pop(L, 2);
+  }
+  struct span bytes = buffer_span(&labels);
+  sync->options.emit_gauge(sync->options.context, family, key, &bytes, value);
+  buffer_free(&labels);
+  return 0;
+}
+
+/* show_gauges(family, boolean) */
+static int show_gauges(lua_State *L) {
+  struct sync *sync = sync_of(lua_touserdata(L, lua_upvalueindex(1)));
+  struct span family;
+  family.data = luaL_checklstring(L, 1, &family.length);
+  if (sync->options.show_gauges) sync->options.show_gauges(sync->options.context, family, lua_toboolean(L, 2));
+  return 0;
+}
+
+static void push_bound(lua_State *L, struct sync *sync, const char *name, lua_CFunction function) {
+  lua_pushlightuserdata(L, sync);
+  lua_pushcclosure(L, function, 1);
+  lua_setfield(L, -2, name);
 }
 
 static void push_flags(lua_State *L, struct span flags) {
@@ -116,9 +162,9 @@ static int make_object(lua_State *L) {
   lua_setfield(L, -2, "memory");
   lua_pushboolean(L, is_check);
   lua_setfield(L, -2, "is_check");
-  lua_pushlightuserdata(L, sync);
-  lua_pushcclosure(L, emit, 1);
-  lua_setfield(L, -2, "emit");
+  push_bound(L, sync, "emit", emit);
+  push_bound(L, sync, "gauge", gauge);
+  push_bound(L, sync, "show_gauges", show_gauges);
   lua_call(L, 1, 1);
   return 1;
 }
@@ -283,7 +329,14 @@ static void gather(struct sync *sync) {
   }
 }
 
-static void take_changes(struct sync *sync) {
+static double now_seconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* `since`: when the first of them was seen. */
+static void take_changes(struct sync *sync, double since) {
   lua_State *L = sync->L;
   begin(sync, "change");
   lua_newtable(L);
@@ -293,7 +346,8 @@ static void take_changes(struct sync *sync) {
     lua_rawseti(L, -2, i);
     free(path);
   }
-  call(sync, 1, 0);
+  lua_pushnumber(L, since);
+  call(sync, 2, 0);
   note_policies(sync);
 }
 
@@ -379,8 +433,9 @@ static void run_directory(struct sync *sync) {
     if (fds[0].revents) forget_wakes(sync);
     is_asked = review(sync);
     if (fds[1].revents) {
+      double since = now_seconds();
       gather(sync);
-      take_changes(sync);
+      take_changes(sync, since);
       is_more = true;
     } else if (is_more) {
       is_more = work(sync);
@@ -416,8 +471,9 @@ static void run_cluster(struct sync *sync) {
     api_wait(sync->api, fds, atomic_load(&sync->is_ready) ? 2 : 1, wait);
     if (fds[0].is_ready) forget_wakes(sync);
     if (fds[1].is_ready) {
+      double since = now_seconds();
       gather(sync);
-      take_changes(sync);
+      take_changes(sync, since);
     }
   }
 }

@@ -5,6 +5,7 @@
 #include <lua.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/counters.h"
 #include "base/log.h"
@@ -21,8 +22,14 @@ struct sync_options {
   struct span flags; /* packed map: flag name without dashes -> value as text. Booleans are "true" or "false". "own-ports": our listeners' ports, comma list.
                         "watch-ingress-without-class" must be there as what is in force (standalone: "true") */
   unsigned long long guest_memory;
-  /* One message, or NULL for specs of the loop. Called on the sync thread; the bytes are the caller's again afterwards. */
-  void (*emit)(void *context, const char *bytes, size_t length);
+  /* One message, or NULL for specs of the loop. Called on the sync thread; the bytes are the caller's again afterwards. `taken_us`: since when what it says
+   * was known here, in monotonic microseconds; 0: since before the start. */
+  void (*emit)(void *context, const char *bytes, size_t length, uint64_t taken_us);
+  /* One line of a metric that only this side knows: family, what tells the line from others, and its labels as the exposition writes them (NULL: the line
+   * goes). Called on the sync thread, NULL where nobody wants them. */
+  void (*emit_gauge)(void *context, struct span family, struct span key, const struct span *labels, double value);
+  /* Whether a family's lines are to be seen at all. */
+  void (*show_gauges)(void *context, struct span family, bool is_shown);
   void *context;
   struct log *log;
   struct counters *counters; /* of the sync thread; may be NULL */

@@ -9,6 +9,7 @@ local check = require "kube.check"
 local classes = require "kube.classes"
 local files = require "kube.files"
 local findings = require "kube.findings"
+local gauges = require "kube.gauges"
 local model = require "kube.model"
 local policies = require "kube.policies"
 local policy_change = require "kube.policy_change"
@@ -27,7 +28,9 @@ local MAX_AT_ONCE = 256 -- hosts built in one turn after the first sync; more ar
 ---@field home string
 ---@field policies string[] mounted directories
 ---@field flags table<string, string>
----@field emit fun(message: string)
+---@field emit fun(message: string, taken: number) taken: since when what it says was known here, in monotonic seconds; 0: since before the start
+---@field gauge fun(family: string, key: string, labels: string[]|nil, value: number|nil)|nil
+---@field show_gauges fun(family: string, is_shown: boolean)|nil
 ---@field owners table|nil moongate.owners
 ---@field memory integer|nil of a guest state
 ---@field is_check boolean|nil
@@ -53,6 +56,8 @@ function sync.new(options)
     memory = options.memory, lua_directory = options.lua_directory, fetch = function(kind, namespace, ref) return self:fetch(kind, namespace, ref) end,
   }
   self.certificates = certificates.new { core = core, get = function(id) return self:object("Secret", id) end }
+  self.gauges = gauges.new { gauge = options.gauge, show_gauges = options.show_gauges, flags = self.flags }
+  self.lacks = {}          -- upstream name -> "no-service" or "no-endpoint"
   self.world = world.new()
   self.prefixes = annotations.prefixes(self.flags)
   self.shorts = setmetatable({}, { __mode = "k" })
@@ -62,7 +67,7 @@ function sync.new(options)
   self.rejected = {}       -- Ingress id -> { object, text }
   self.good = {}           -- Ingress id -> the last object that every policy accepted
   self.certificate_users = {} -- Secret id -> { [holder] = true }
-  self.dirty = { hosts = {}, upstreams = {}, certificates = {}, names = {} }
+  self.dirty = { hosts = {}, upstreams = {}, certificates = {}, names = {}, orphans = {} }
   self.queue = {}          -- hosts to be built in slices
   self.raw_settings, self.fields, self.own = {}, {}, {}
   self.setting_findings = {}
@@ -190,6 +195,7 @@ function sync:place_ingress(id, ingress)
   self.placed = self.placed or {}
   if before == ingress then return end
   self.placed[id] = ingress
+  self.dirty.orphans[id] = true
   if ingress and self.announce then self.announce(ingress) end
   self.scopes:place(id, before, ingress)
   local old, new = before and model.hosts_of(before) or {}, ingress and model.hosts_of(ingress) or {}
@@ -336,6 +342,7 @@ function sync:default_certificate(fields, list)
   local secret, problem = self.certificates:usable(id)
   if problem then list[#list + 1] = { level = "warn", text = ("--default-ssl-certificate: Secret %s %s"):format(id, problem) } end
   if secret then fields.default_certificate = id end
+  self.gauges:certificate("_", secret and id, self.certificates:facts(id))
   add(self.certificate_users, id, "settings")
   self.dirty.certificates[id] = true
 end
@@ -453,6 +460,7 @@ function sync:commit(host, made)
     self.dirty.certificates[before.certificate or after.certificate] = true
     if after.certificate then self.dirty.certificates[after.certificate] = true end
   end
+  if host ~= "_" then self.gauges:certificate(host, after.certificate, after.certificate and self.certificates:facts(after.certificate)) end
   if (before.packed == nil) ~= (made == nil) or self.world.names[host] then self.dirty.names[host] = true end
   self:report("host " .. host, after.findings)
   self:note_settings(after.setting_findings)
@@ -514,14 +522,41 @@ function sync:first_host(name)
   return first
 end
 
+--- What an upstream lacks is another thing now: so may what its Ingresses are.
+function sync:note_lack(name, lack)
+  if self.lacks[name] == lack then return end
+  self.lacks[name] = lack
+  for holder in pairs(self.world.upstreams[name] or {}) do
+    for id in pairs(self.world.ingresses[holder:match "^host (.*)$"] or {}) do self.dirty.orphans[id] = true end
+  end
+end
+
+--- Whether an Ingress leads nowhere, for its gauge.
+function sync:review_orphan(id)
+  local ingress, lacking = self.placed[id], {}
+  local function look(backend)
+    if backend and backend.service then lacking[self.lacks[model.upstream_key(ingress.namespace, backend.service, backend.port)] or ""] = true end
+  end
+  if ingress then
+    look(ingress.default_backend)
+    for _, rule in ipairs(ingress.rules) do
+      for _, path in ipairs(rule.paths) do look(path) end
+    end
+  end
+  self.gauges:orphan(id, lacking["no-service"] == true, lacking["no-endpoint"] == true)
+end
+
 function sync:build_upstream(name)
   local definition = self.world:definition(name)
   if not definition then
+    self:note_lack(name, nil)
     self.findings:set("upstream " .. name, nil)
     self:send("upstream", name, nil)
     return
   end
   local body, list = model.upstream(self.view, definition)
+  local has_service = self.store:get("Service", definition.namespace .. "/" .. definition.service) ~= nil
+  self:note_lack(name, not has_service and "no-service" or body.missing and "no-endpoint" or nil)
   local host = body.missing and #list > 0 and self:first_host(name)
   for _, finding in ipairs(list) do finding.text = host and ("%s (host %s uses it)"):format(finding.text, host) or finding.text end
   self:report("upstream " .. name, list)
@@ -559,6 +594,7 @@ function sync:finish_message()
   for _, name in ipairs(take(self.dirty.names)) do self:build_name(name) end
   for _, name in ipairs(take(self.dirty.upstreams)) do self:build_upstream(name) end
   for _, id in ipairs(take(self.dirty.certificates)) do self:build_certificate(id) end
+  for _, id in ipairs(take(self.dirty.orphans)) do self:review_orphan(id) end
   if self.dirty.setting_findings then
     self.dirty.setting_findings = nil
     local list = {}
@@ -569,10 +605,21 @@ function sync:finish_message()
   if #self.message == 0 and self.is_ready then return end
   local message = self.message
   self.message = {}
-  if not self.is_check then self.emit(native.join(message)) end
+  if not self.is_check then self.emit(native.join(message), self.is_ready and self.taken_at or 0) end
 end
 
 -- ---- turns ----
+
+--- A change is taken in: the messages that come of it say since when it was known.
+---@param now number monotonic seconds
+function sync:take_in(now) self.taken_at = self.taken_at or now end
+
+function sync:has_work() return self.pass ~= nil or self.queue[self.queue_head or 1] ~= nil or next(self.dirty.hosts) ~= nil end
+
+--- Everything that was taken in is sent.
+function sync:rest()
+  if not self:has_work() then self.taken_at = nil end
+end
 
 --- Takes in what the documents said and sends what follows from it.
 function sync:flush()
@@ -628,7 +675,9 @@ end
 
 --- What the watch saw.
 ---@param paths string[]
-function sync:change(paths)
+---@param since number|nil monotonic seconds: when the first of it was seen
+function sync:change(paths, since)
+  self:take_in(since or native.clock())
   local of_policies = {}
   for _, path in ipairs(paths) do
     if self.policies:owns(path) then of_policies[#of_policies + 1] = path else self.files:take(path) end
@@ -661,7 +710,8 @@ function sync:work(seconds)
     pass.todo[host] = nil
     pass.built[host] = self:build(host, pass.set)
   end
-  return self.pass ~= nil or self.queue[self.queue_head] ~= nil or next(self.dirty.hosts) ~= nil
+  self:rest()
+  return self:has_work()
 end
 
 --- `moongate check`.

@@ -38,7 +38,10 @@ end
 local function new_sync(made, other_home, policies, flags, is_check)
   return require("kube.sync").new {
     home = other_home or home, lua_directory = home .. "/lua", policies = policies, flags = flags, is_check = is_check,
-    emit = function(message)
+    gauge = function(family, key, labels, value) made.gauges[family .. " " .. key] = labels and value end,
+    show_gauges = function(family, is_shown) made.shown[family] = is_shown end,
+    emit = function(message, taken)
+      made.taken[#made.taken + 1] = taken
       local changes = kube.native.decode(message)
       made.messages[#made.messages + 1] = changes
       for _, change in ipairs(changes) do
@@ -51,7 +54,7 @@ end
 --- A sync over a cluster, started; `attach(sync)` joins it to one.
 ---@param options { flags: table<string, string>, attach: fun(sync: table) }
 function kube.follow(options)
-  local made = { units = {}, messages = {} }
+  local made = { units = {}, messages = {}, gauges = {}, shown = {}, taken = {} }
   options.flags["own-ports"] = "80,443,10254"
   made.sync = new_sync(made, nil, {}, options.flags)
   options.attach(made.sync)
@@ -68,7 +71,7 @@ end
 --- A sync over a directory with `files`; `units` holds what it sent: "kind key" -> body.
 ---@param options KubeStart
 function kube.start(options)
-  local made = { directory = kube.directory(), units = {}, messages = {} }
+  local made = { directory = kube.directory(), units = {}, messages = {}, gauges = {}, shown = {}, taken = {} }
   for name, text in pairs(options.files or {}) do kube.write(made.directory .. "/" .. name, text) end
   local mounted = {}
   if options.policies then

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "app/metrics.h"
 #include "app/service.h"
 #include "base/check.h"
 #include "base/error.h"
@@ -27,11 +26,8 @@ static void handle(void *context, struct service_call *call) {
     if (atomic_load(admin->options.is_ready)) service_reply(call, 200, "text/plain", SPAN("ok"));
     else service_reply(call, 500, "text/plain", SPAN("not ready"));
   } else if (span_equal(call->uri.path, SPAN("/metrics"))) {
-    struct buffer out = {0};
-    metrics_write(&out, admin->options.counters, admin->options.counters_count, publisher_gauges(admin->options.publisher), admin->options.logs,
-                  admin->options.series);
-    service_reply(call, 200, "text/plain; version=0.0.4", buffer_span(&out));
-    buffer_free(&out);
+    static const struct service_source source = {metrics_page_more, metrics_page_free};
+    service_stream(call, "text/plain; version=0.0.4; charset=utf-8", &source, metrics_page_new(&admin->options.metrics));
   } else {
     service_reply(call, 404, "text/plain", SPAN("not found: try /healthz or /metrics\n"));
   }

@@ -3,8 +3,7 @@
 #ifndef APP_ADMIN_H
 #define APP_ADMIN_H
 
-#include "app/log_writer.h"
-#include "app/publisher.h"
+#include "app/metrics.h"
 #include "app/webhook.h"
 #include "base/address.h"
 
@@ -13,13 +12,7 @@ struct admin;
 struct admin_options {
   struct address address;
   const char *health_path;
-  struct publisher *publisher;
-  struct log_writer *logs;
-  struct series_registry *series;   /* policies' counters */
-  struct counters *const *counters; /* one block per thread that counts */
-  unsigned counters_count;
-  struct worker *const *workers;
-  unsigned count;
+  struct metrics_source metrics;
   _Atomic bool *is_ready; /* false: /healthz answers 500 */
   struct log *log;
   const struct webhook_options *webhook; /* NULL: there is none; its loop and log are ours */

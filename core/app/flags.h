@@ -62,16 +62,16 @@
   X("health-check-timeout", health_check_timeout, NUMBER, "10", OPERATION, NOTHING, "the check does not wait") \
   X("shutdown-grace-period", shutdown_grace_period, NUMBER, "0", OPERATION, WORKS, "seconds between SIGTERM and the end of accepting") \
   X("post-shutdown-grace-period", post_shutdown_grace_period, NUMBER, "10", OPERATION, WORKS, "seconds to wait after the last connection (standalone: 0)") \
-  X("enable-metrics", enable_metrics, FLAG, "false", OPERATION, LATER, "request metrics of ingress-nginx") \
-  X("metrics-per-host", metrics_per_host, FLAG, "true", OPERATION, LATER, "host label") \
-  X("metrics-per-undefined-host", metrics_per_undefined_host, FLAG, "false", OPERATION, LATER, "also hosts that no Ingress has") \
-  X("report-status-classes", report_status_classes, FLAG, "false", OPERATION, LATER, "2xx instead of 200") \
-  X("time-buckets", time_buckets, TEXT, "0.005,0.01,0.025,0.05,0.1,0.25,0.5,1,2.5,5,10", OPERATION, LATER, "histogram bounds, seconds") \
-  X("length-buckets", length_buckets, TEXT, "10,20,30,40,50,60,70,80,90,100", OPERATION, LATER, "histogram bounds, bytes") \
-  X("size-buckets", size_buckets, TEXT, "10,100,1000,10000,100000,1000000,10000000", OPERATION, LATER, "histogram bounds, bytes") \
-  X("bucket-factor", bucket_factor, TEXT, "0", OPERATION, LATER, "native histograms") \
-  X("max-buckets", max_buckets, NUMBER, "100", OPERATION, LATER, "native histograms") \
-  X("exclude-socket-metrics", exclude_socket_metrics, TEXT, "", OPERATION, LATER, "request metrics not to export") \
+  X("enable-metrics", enable_metrics, FLAG, "false", OPERATION, WORKS, "request metrics of ingress-nginx") \
+  X("metrics-per-host", metrics_per_host, FLAG, "true", OPERATION, WORKS, "host label") \
+  X("metrics-per-undefined-host", metrics_per_undefined_host, FLAG, "false", OPERATION, WORKS, "also hosts that no Ingress has") \
+  X("report-status-classes", report_status_classes, FLAG, "false", OPERATION, WORKS, "2xx instead of 200") \
+  X("time-buckets", time_buckets, TEXT, "0.005,0.01,0.025,0.05,0.1,0.25,0.5,1,2.5,5,10", OPERATION, WORKS, "histogram bounds, seconds") \
+  X("length-buckets", length_buckets, TEXT, "10,20,30,40,50,60,70,80,90,100", OPERATION, WORKS, "histogram bounds, bytes of requests and answers") \
+  X("size-buckets", size_buckets, TEXT, "10,100,1000,10000,100000,1000000,10000000", OPERATION, WORKS, "histogram bounds, bytes sent") \
+  X("bucket-factor", bucket_factor, TEXT, "0", OPERATION, NOTHING, "native histograms: the text format has none") \
+  X("max-buckets", max_buckets, NUMBER, "100", OPERATION, NOTHING, "native histograms: the text format has none") \
+  X("exclude-socket-metrics", exclude_socket_metrics, LIST, "", OPERATION, WORKS, "request metrics not to export") \
   X("monitor-max-batch-size", monitor_max_batch_size, NUMBER, "10000", OPERATION, NOTHING, "nothing is batched") \
   X("profiling", profiling, FLAG, "true", OPERATION, NOTHING, "pprof is for Go programs") \
   X("profiler-port", profiler_port, NUMBER, "10245", OPERATION, NOTHING, "pprof") \

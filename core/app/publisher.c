@@ -10,16 +10,19 @@
 #include <string.h>
 #include <uv.h>
 
+#include "app/change_times.h"
 #include "app/records.h"
 #include "app/retire.h"
 #include "base/check.h"
 #include "base/error.h"
+#include "base/exposition.h"
 #include "base/hashmap.h"
 #include "base/own_address.h"
 #include "base/pack.h"
 #include "net/digest.h"
 #include "net/resolver.h"
 #include "net/tls.h"
+#include "route/traffic_table.h"
 #include "route/upstream.h"
 
 #define GATHER_FIRST_MS 2
@@ -30,6 +33,7 @@
 
 struct message {
   struct message *next;
+  uint64_t taken_us;
   size_t length;
   char bytes[];
 };
@@ -81,7 +85,8 @@ struct publisher {
   struct unit *policies;
   struct resolver *resolver;
   struct hashmap externals;
-  uint64_t gather_started_ms;
+  uint64_t gather_started_ms, content;
+  struct change_times times;
 };
 
 struct certificate *publisher_certificate(const struct unit *unit) {
@@ -131,10 +136,19 @@ static struct endpoint_record *find_record(void *context, const struct address *
   return NULL;
 }
 
+/* Of one unit. Nothing of this process is in it, so that replicas that were told the same have the same; their sum does not depend on the order. */
+static uint64_t content_of(struct span kind, struct span key, struct span body) { return hash_bytes(kind, hash_bytes(key, hash_bytes(body, 0))); }
+
 /* A unit went in where `old` was (NULL: new). */
 static void replaced(struct publisher *publisher, struct unit *new, struct unit *old) {
-  if (new) retire_born(publisher->retire, new);
-  if (old) retire_unit(publisher->retire, old, now_ms(publisher));
+  if (new) {
+    retire_born(publisher->retire, new);
+    publisher->content += new->content;
+  }
+  if (old) {
+    retire_unit(publisher->retire, old, now_ms(publisher));
+    publisher->content -= old->content;
+  }
   publisher->is_dirty = true;
 }
 
@@ -162,6 +176,7 @@ static void external_serve(struct publisher *publisher, struct external *externa
     return;
   }
   external->resolved = upstream;
+  upstream->unit.content = content_of(SPAN("upstream"), span_of(external->upstream), external->body);
   put_upstream(publisher, span_of(external->upstream), upstream);
   arm_gather(publisher);
 }
@@ -234,6 +249,7 @@ static bool apply_upstream(struct publisher *publisher, struct span key, struct 
   struct upstream *upstream = upstream_new(key, body, find_record, publisher, error, size);
   if (!upstream) return false;
   struct span external = upstream->external_name;
+  upstream->unit.content = content_of(SPAN("upstream"), key, body);
   bool is_served = external.length && hashmap_get(&publisher->externals, key); /* until the name is resolved: without a gap */
   if (external.length) external_set(publisher, key, external, body);
   else external_drop(publisher, key);
@@ -245,6 +261,7 @@ static bool apply_upstream(struct publisher *publisher, struct span key, struct 
 static bool apply_settings(struct publisher *publisher, struct span body, char *error, size_t size) {
   struct settings *settings = settings_new(body, error, size);
   if (!settings) return false;
+  settings->unit.content = content_of(SPAN("settings"), (struct span){NULL, 0}, body);
   replaced(publisher, &settings->unit, snapshot_put_settings(publisher->builder, settings));
   atomic_store_explicit(&publisher->gauges.shutdown_timeout_ms, settings->worker_shutdown_timeout_ms, memory_order_relaxed);
   for (enum log_level level = LOG_DEBUG; level <= LOG_ERROR; level++)
@@ -254,25 +271,29 @@ static bool apply_settings(struct publisher *publisher, struct span body, char *
 
 static bool upsert(struct publisher *publisher, struct span kind, struct span key, struct span body, char *error, size_t size) {
   if (span_equal(kind, SPAN("host"))) {
-    struct host_resolver resolver = {resolve_upstream, resolve_policy, publisher};
+    struct host_resolver resolver = {resolve_upstream, resolve_policy, publisher, publisher->options.traffic};
     struct host *host = host_new(key, body, &resolver, error, size);
-    if (host) replaced(publisher, &host->unit, snapshot_put_host(publisher->builder, key, host));
-    return host != NULL;
+    if (!host) return false;
+    host->unit.content = content_of(kind, key, body);
+    replaced(publisher, &host->unit, snapshot_put_host(publisher->builder, key, host));
+    return true;
   }
   if (span_equal(kind, SPAN("upstream"))) return apply_upstream(publisher, key, body, error, size);
   if (span_equal(kind, SPAN("certificate"))) {
     struct unit *unit = certificate_unit_new(body, error, size);
-    if (unit) replaced(publisher, unit, snapshot_put_certificate(publisher->builder, key, unit));
-    return unit != NULL;
+    if (!unit) return false;
+    unit->content = content_of(kind, key, body);
+    replaced(publisher, unit, snapshot_put_certificate(publisher->builder, key, unit));
+    return true;
   }
   if (span_equal(kind, SPAN("settings"))) return apply_settings(publisher, body, error, size);
   if (span_equal(kind, SPAN("policies"))) {
     struct unit *set = policy_set_new(body, publisher->slots, &publisher->options.script, publisher->policies, error, size);
-    if (set) {
-      publisher->policies = set;
-      replaced(publisher, set, snapshot_put_policies(publisher->builder, set));
-    }
-    return set != NULL;
+    if (!set) return false;
+    set->content = content_of(kind, key, body);
+    publisher->policies = set;
+    replaced(publisher, set, snapshot_put_policies(publisher->builder, set));
+    return true;
   }
   snprintf(error, size, "unknown kind");
   return false;
@@ -290,45 +311,60 @@ static void delete_unit(struct publisher *publisher, struct span kind, struct sp
   replaced(publisher, NULL, old);
 }
 
-static void apply_change(struct publisher *publisher, struct span change) {
+/* False if it was refused. */
+static bool apply_change(struct publisher *publisher, struct span change) {
   struct span op = pack_get_string(change, "op", SPAN("")), kind = pack_get_string(change, "kind", SPAN(""));
   struct span key = pack_get_string(change, "key", SPAN("")), body;
   char error[512] = "";
   atomic_fetch_add_explicit(&publisher->gauges.changes, 1, memory_order_relaxed);
   if (span_equal(op, SPAN("delete"))) {
     delete_unit(publisher, kind, key);
-    return;
+    return true;
   }
-  if (pack_find(change, "body", &body) && upsert(publisher, kind, key, body, error, sizeof error)) return;
+  if (pack_find(change, "body", &body) && upsert(publisher, kind, key, body, error, sizeof error)) return true;
   atomic_fetch_add_explicit(&publisher->gauges.refused, 1, memory_order_relaxed);
   char quoted[2 * sizeof error];
   log_write(publisher->options.log, LOG_ERROR, "change refused, what was there stays", "kind=%.*s key=%.*s error=%s", (int)kind.length, kind.data,
             (int)key.length, key.data, log_quote(span_of(*error ? error : "no body"), quoted, sizeof quoted));
+  return false;
 }
 
-static void apply_message(struct publisher *publisher, struct span bytes) {
+static bool apply_changes(struct publisher *publisher, struct span bytes) {
   struct pack_reader reader;
   struct pack_item item;
   pack_reader_init(&reader, bytes);
   if (!pack_next(&reader, &item) || item.type != PACK_ARRAY) {
     log_write(publisher->options.log, LOG_ERROR, "message refused", "error=\"not an array of changes\"");
-    return;
+    return false;
   }
+  bool is_good = true;
   for (uint32_t i = 0; i < item.count; i++) {
     struct span change;
     if (!pack_skip(&reader, &change)) {
       log_write(publisher->options.log, LOG_ERROR, "message cut short", "error=\"%s\"", reader.error ? reader.error : "");
-      return;
+      return false;
     }
-    apply_change(publisher, change);
+    if (!apply_change(publisher, change)) is_good = false;
   }
+  return is_good;
+}
+
+static void apply_message(struct publisher *publisher, const struct message *message) {
+  struct publisher_gauges *gauges = &publisher->gauges;
+  bool is_good = apply_changes(publisher, span_make(message->bytes, message->length));
+  atomic_fetch_add_explicit(is_good ? &gauges->good_messages : &gauges->bad_messages, 1, memory_order_relaxed);
+  atomic_store_explicit(&gauges->is_last_good, is_good, memory_order_relaxed);
+  if (publisher->is_dirty && publisher->first_done) change_times_taken(&publisher->times, message->taken_us);
 }
 
 /* ---- publishing ---------------------------------------------------------------------------------------------------------------- */
 
 static void sweep(struct publisher *publisher) {
   retire_sweep(publisher->retire);
-  records_sweep(publisher->records, retire_oldest_live(publisher->retire));
+  uint64_t oldest = retire_oldest_live(publisher->retire);
+  records_sweep(publisher->records, oldest);
+  if (publisher->options.traffic) traffic_table_sweep(publisher->options.traffic);
+  change_times_live(&publisher->times, oldest, uv_hrtime() / 1000);
   struct publisher_gauges *gauges = &publisher->gauges;
   atomic_store_explicit(&gauges->live_roots, retire_live_roots(publisher->retire), memory_order_relaxed);
   atomic_store_explicit(&gauges->superseded_units, retire_pending(publisher->retire), memory_order_relaxed);
@@ -347,7 +383,11 @@ static void publish(struct publisher *publisher) {
   atomic_store_explicit(&publisher->gauges.generation, root->generation, memory_order_relaxed);
   atomic_store_explicit(&publisher->gauges.hosts, root->host_count, memory_order_relaxed);
   atomic_store_explicit(&publisher->gauges.upstreams, root->upstream_count, memory_order_relaxed);
+  atomic_store_explicit(&publisher->gauges.content, publisher->content & ((1ull << 53) - 1), memory_order_relaxed); /* what a double holds */
+  if (atomic_load_explicit(&publisher->gauges.is_last_good, memory_order_relaxed))
+    atomic_store_explicit(&publisher->gauges.last_good_unix, (int64_t)time(NULL), memory_order_relaxed);
   publisher->is_dirty = false;
+  change_times_published(&publisher->times, root->generation);
   sweep(publisher);
   pthread_mutex_lock(&publisher->lock);
   publisher->first_done = true;
@@ -358,7 +398,7 @@ static void publish(struct publisher *publisher) {
 static void on_gather(uv_timer_t *timer) {
   struct publisher *publisher = timer->data;
   publisher->gather_is_armed = false;
-  if (publisher->is_dirty) publish(publisher);
+  if (publisher->is_dirty && !atomic_load(&publisher->is_stopping)) publish(publisher); /* at the end the workers are gone */
 }
 
 static void arm_gather(struct publisher *publisher) {
@@ -414,7 +454,7 @@ static void on_wake(uv_async_t *async) {
     }
     pthread_mutex_unlock(&publisher->lock);
     if (!message) break;
-    apply_message(publisher, span_make(message->bytes, message->length));
+    apply_message(publisher, message);
     free(message);
     uv_update_time(&publisher->loop);
     if (publisher->is_dirty) arm_gather(publisher);
@@ -437,10 +477,11 @@ static void on_second(uv_timer_t *timer) {
 
 /* ---- the two queues: any thread ------------------------------------------------------------------------------------------------ */
 
-void publisher_submit(struct publisher *publisher, const char *bytes, size_t length) {
+void publisher_submit(struct publisher *publisher, const char *bytes, size_t length, uint64_t taken_us) {
   struct message *message = malloc(sizeof *message + length);
   must(message);
   message->next = NULL;
+  message->taken_us = taken_us;
   message->length = length;
   memcpy(message->bytes, bytes, length);
   pthread_mutex_lock(&publisher->lock);
@@ -500,6 +541,7 @@ struct publisher *publisher_new(const struct publisher_options *options, char *e
   publisher->records = records_new();
   publisher->slots = policy_slots_new();
   hashmap_init(&publisher->externals);
+  change_times_init(&publisher->times);
   struct settings *settings = settings_new_default();
   atomic_store(&publisher->gauges.shutdown_timeout_ms, settings->worker_shutdown_timeout_ms);
   snapshot_put_settings(publisher->builder, settings);
@@ -534,6 +576,20 @@ bool publisher_wait_first(struct publisher *publisher, int timeout_ms) {
   bool done = publisher->first_done;
   pthread_mutex_unlock(&publisher->lock);
   return done;
+}
+
+static void put_tally(void *context, const char *policy, uint64_t errors) {
+  struct buffer labels = {0};
+  exposition_label(&labels, "policy", span_of(policy));
+  exposition_sample(context, SPAN("moongate_errors_of_policy_total"), (struct span){NULL, 0}, buffer_span(&labels), errors);
+  buffer_free(&labels);
+}
+
+void publisher_write_metrics(struct publisher *publisher, struct buffer *out) {
+  change_times_write(&publisher->times, out);
+  exposition_family(out, SPAN("moongate_errors_of_policy_total"), "counter", "Uncaught errors in hooks, by policy.");
+  policy_slots_tell(publisher->slots, put_tally, out);
+  records_write_states(publisher->records, out);
 }
 
 const struct publisher_gauges *publisher_gauges(const struct publisher *publisher) { return &publisher->gauges; }

@@ -2,14 +2,18 @@
  * read it without a lock, and an unlisted record keeps it until it is freed, so that an endpoint that comes back is found by its old cookies. */
 #include "app/records.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
+#include "base/exposition.h"
 #include "base/hashmap.h"
 #include "base/list.h"
 #include "net/digest.h"
+
+#define STATES_AT_ONCE 8192
 
 struct record {
   struct endpoint_record endpoint; /* first */
@@ -17,6 +21,7 @@ struct record {
   struct record_group *group;
   uint64_t unlisted_at; /* root generation from which no root names it; 0 while listed */
   struct list unlisted;
+  struct list node; /* in `all` */
 };
 
 struct record_group {
@@ -31,6 +36,8 @@ struct records {
   struct hashmap groups;
   struct list unlisted;
   unsigned count;
+  pthread_mutex_t lock; /* of `all`: the admin thread walks it */
+  struct list all;
 };
 
 struct records *records_new(void) {
@@ -38,6 +45,8 @@ struct records *records_new(void) {
   must(records);
   hashmap_init(&records->groups);
   list_init(&records->unlisted);
+  list_init(&records->all);
+  must(pthread_mutex_init(&records->lock, NULL) == 0);
   return records;
 }
 
@@ -57,6 +66,7 @@ void records_free(struct records *records) {
     group_free(group);
   }
   hashmap_free(&records->groups);
+  pthread_mutex_destroy(&records->lock);
   free(records);
 }
 
@@ -122,6 +132,9 @@ struct endpoint_record *records_get(struct records *records, struct span upstrea
   atomic_store(&record->endpoint.is_listed, true);
   hashmap_put(&group->by_address, name, record);
   records->count++;
+  pthread_mutex_lock(&records->lock);
+  list_insert_last(&records->all, &record->node);
+  pthread_mutex_unlock(&records->lock);
   return &record->endpoint;
 }
 
@@ -141,11 +154,21 @@ void records_replaced(struct records *records, const struct upstream *old, const
   }
 }
 
+/* False if the admin thread has just pinned it. */
+static bool take_out(struct records *records, struct record *record) {
+  pthread_mutex_lock(&records->lock);
+  bool is_free = atomic_load(&record->endpoint.pins) == 0;
+  if (is_free) list_remove(&record->node);
+  pthread_mutex_unlock(&records->lock);
+  return is_free;
+}
+
 void records_sweep(struct records *records, uint64_t oldest_live) {
   for (struct list *node = records->unlisted.next, *next; node != &records->unlisted; node = next) {
     next = node->next;
     struct record *record = container_of(node, struct record, unlisted);
     if (record->unlisted_at > oldest_live || atomic_load(&record->endpoint.pins) || atomic_load(&record->endpoint.load)) continue;
+    if (!take_out(records, record)) continue;
     list_remove(node);
     struct record_group *group = record->group;
     hashmap_remove(&group->by_address, record->endpoint.name);
@@ -156,6 +179,46 @@ void records_sweep(struct records *records, uint64_t oldest_live) {
       group_free(group);
     }
     free(record);
+  }
+}
+
+enum state { STATE_READY = 0, STATE_DRAINING = 1, STATE_FAILED = 2, STATE_LEAVING = 3, STATES = 4 };
+
+static enum state state_of(const struct endpoint_record *record) {
+  if (!atomic_load_explicit(&record->is_listed, memory_order_relaxed)) return STATE_LEAVING;
+  if (atomic_load_explicit(&record->out_until_ms, memory_order_relaxed)) return STATE_FAILED;
+  return atomic_load_explicit(&record->is_draining, memory_order_relaxed) ? STATE_DRAINING : STATE_READY;
+}
+
+/* In parts: the publisher never waits for more than one. What it stopped at is pinned, so that it is still there. */
+static void count_states(struct records *records, uint64_t counts[STATES]) {
+  struct record *mark = NULL;
+  do {
+    pthread_mutex_lock(&records->lock);
+    struct list *node = mark ? &mark->node : records->all.next;
+    struct record *before = mark;
+    mark = NULL;
+    for (unsigned seen = 0; node != &records->all && !mark; node = node->next) {
+      struct record *record = container_of(node, struct record, node);
+      if (seen++ < STATES_AT_ONCE) counts[state_of(&record->endpoint)]++;
+      else endpoint_pin(&(mark = record)->endpoint);
+    }
+    if (before) endpoint_unpin(&before->endpoint);
+    pthread_mutex_unlock(&records->lock);
+  } while (mark);
+}
+
+void records_write_states(struct records *records, struct buffer *out) {
+  static const char *const names[STATES] = {"ready", "draining", "failed", "leaving"};
+  const struct span family = SPAN("moongate_endpoints");
+  uint64_t counts[STATES] = {0};
+  count_states(records, counts);
+  exposition_family(out, family, "gauge", "Endpoints: ready, draining (only sticky sessions), failed (out for now), leaving (in no list, still in use).");
+  for (unsigned i = 0; i < STATES; i++) {
+    struct buffer labels = {0};
+    exposition_label(&labels, "state", span_of(names[i]));
+    exposition_sample(out, family, (struct span){NULL, 0}, buffer_span(&labels), counts[i]);
+    buffer_free(&labels);
   }
 }
 

@@ -1,8 +1,10 @@
 /* Records: the registry of endpoint records, one per upstream and address for the whole process, and of their indexes. Publisher's thread only;
- * the records' atomics are everybody's. */
+ * the records' atomics are everybody's, and one
+ * function is the admin thread's. */
 #ifndef APP_RECORDS_H
 #define APP_RECORDS_H
 
+#include "base/buffer.h"
 #include "route/endpoint.h"
 
 struct records;
@@ -16,5 +18,7 @@ void records_replaced(struct records *records, const struct upstream *old, const
 /* Frees unlisted records that no root from before `oldest_live` can name and nobody pins or loads. */
 void records_sweep(struct records *records, uint64_t oldest_live);
 unsigned records_count(const struct records *records);
+/* Admin: how many endpoints there are in each state, as the gauge moongate_endpoints. */
+void records_write_states(struct records *records, struct buffer *out);
 
 #endif

@@ -52,6 +52,8 @@ struct run {
   struct publisher *publisher;
   struct admin *admin;
   struct sync_thread *sync;
+  struct gauges *gauges;
+  struct traffic_table *traffic; /* NULL: --enable-metrics is off */
   struct tls_tickets *tickets;
   struct certificate *fallback;
   struct port_set http, https;
@@ -64,10 +66,24 @@ struct run {
   _Atomic bool is_ready;
   uint16_t health_port;
   char script_path[4096];
+  int64_t started_unix;
 };
 
 static void say_without_effect(void *context, const char *flag, const char *why) {
   log_write(context, LOG_NOTICE, "flag without effect", "flag=--%s reason=\"%s\"", flag, why);
+}
+
+static void say_unknown_metric(void *context, struct span name) {
+  log_write(context, LOG_WARN, "flag without effect", "flag=--exclude-socket-metrics reason=\"there is no metric %.*s\"", (int)name.length, name.data);
+}
+
+/* The flags are read in any case: what is wrong with them is said before somebody turns the metrics on. */
+static int start_metrics(struct run *run, char *error, size_t size) {
+  struct traffic_shape shape;
+  run->gauges = gauges_new();
+  if (metrics_shape(&run->options, run->worker_count, &shape, say_unknown_metric, run->log, error, size)) return -1;
+  if (run->options.enable_metrics) run->traffic = traffic_table_new(&shape);
+  return 0;
 }
 
 static int start_ports(struct run *run, char *error, size_t size) {
@@ -89,6 +105,7 @@ static int start_publisher(struct run *run, const char *home, char *error, size_
       .resolver = *run->options.resolver ? run->options.resolver : NULL,
       .own_ports = {address_port(&run->http.addresses[0]), address_port(&run->https.addresses[0]), (uint16_t)run->options.healthz_port},
       .log_level = log_writer_level(run->logs),
+      .traffic = run->traffic,
   };
   options.log = options.script.log;
   run->publisher = publisher_new(&options, error, size);
@@ -114,6 +131,7 @@ static int start_worker(struct run *run, unsigned number, char *error, size_t si
       .returns = publisher_returns(run->publisher),
       .log = log,
       .counters = &seat->counters,
+      .nobodys_traffic = run->traffic ? traffic_table_nobody(run->traffic) : NULL,
       .body_budget = &run->body_budget,
   };
   return worker_init(&seat->worker, &options, error, size);
@@ -133,13 +151,15 @@ static int start_admin(struct run *run, char *error, size_t size) {
   struct admin_options options = {
       .address = {.v4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)run->options.healthz_port)}},
       .health_path = run->options.health_check_path,
-      .publisher = run->publisher,
-      .logs = run->logs,
-      .series = run->series,
-      .counters = run->counters,
-      .counters_count = run->worker_count + 2,
-      .workers = run->workers,
-      .count = run->worker_count,
+      .metrics = {.counters = run->counters,
+                  .count = run->worker_count + 2,
+                  .publisher = run->publisher,
+                  .logs = run->logs,
+                  .series = run->series,
+                  .gauges = run->gauges,
+                  .traffic = run->traffic,
+                  .controller_class = run->options.controller_class,
+                  .started_unix = run->started_unix},
       .is_ready = &run->is_ready,
       .log = log_writer_log(run->logs, "admin"),
       .webhook = *webhook.listen ? &webhook : NULL,
@@ -158,6 +178,7 @@ static int start_sync(struct run *run, const char *home, char *error, size_t siz
       .home = home,
       .script_path = run->script_path,
       .publisher = run->publisher,
+      .gauges = run->gauges,
       .guest_memory = GUEST_MEMORY,
       .log = log_writer_log(run->logs, "sync"),
       .counters = &run->sync_counters,
@@ -239,6 +260,8 @@ static void free_all(struct run *run) {
     worker_free(&run->seats[i].worker);
   }
   publisher_free(run->publisher);
+  traffic_table_free(run->traffic);
+  gauges_free(run->gauges);
   for (unsigned i = 0; i < run->worker_count; i++) {
     script_worker_free(run->seats[i].script);
     tls_source_free(run->seats[i].tls);
@@ -278,6 +301,7 @@ static int fail(const char *message) {
 int run_main(int argc, char **argv) {
   static struct run run; /* one per process */
   char error[512];
+  run.started_unix = (int64_t)time(NULL);
   if (options_parse(&run.options, argc, argv, error, sizeof error)) return fail(error) + 1;
   if (run.options.help) {
     struct buffer out = {0};
@@ -318,7 +342,8 @@ int run_main(int argc, char **argv) {
   run.counters[run.worker_count + 1] = &run.webhook_counters;
   run.tickets = tls_tickets_new();
   run.fallback = certificate_new_self_signed();
-  if (start_ports(&run, error, sizeof error) || start_publisher(&run, home, error, sizeof error)) return fail(error);
+  if (start_metrics(&run, error, sizeof error) || start_ports(&run, error, sizeof error) || start_publisher(&run, home, error, sizeof error))
+    return fail(error);
   for (unsigned i = 0; i < run.worker_count; i++)
     if (start_worker(&run, i, error, sizeof error)) return fail(error);
   ports_release(&run.http);

@@ -12,6 +12,7 @@
 
 #define CALL_MAGIC MAGIC('c', 'a', 'l', 'l')
 #define PATTERN_BYTES 16384
+#define SLICE_BYTES 131072 /* made for one client in one turn of the loop */
 
 struct service_client {
   struct service *service;
@@ -37,22 +38,49 @@ static struct service_call *call_of(void *owner) {
   return call;
 }
 
+static void end_source(struct service_call *call) {
+  if (call->source) call->source->end(call->source_context);
+  call->source = NULL;
+}
+
 static void call_free(struct service_call *call) {
   const struct service_options *options = &call->service->options;
   if (options->gone) options->gone(options->context, call);
   loop_timer_stop(options->loop, &call->timer);
+  deferred_cancel(&call->again);
   buffer_free(&call->pending);
   buffer_free(&call->body);
+  end_source(call);
   call->magic = 0;
   arena_free(&call->arena);
   free(call);
 }
 
 static void call_finish_if_done(struct service_call *call) {
-  if (!call->is_answered || call->left || !call->request_ended || call->is_tunnel) return;
+  if (!call->is_answered || call->left || call->source || !call->request_ended || call->is_tunnel) return;
   struct codec_stream *stream = call->stream;
   call_free(call);
   stream->ops->finish(stream);
+}
+
+static void send_source(struct service_call *call) {
+  struct buffer part = {0};
+  bool is_more = true;
+  size_t made = 0;
+  while (is_more && made < SLICE_BYTES && !call->stream->ops->is_full(call->stream)) {
+    is_more = call->source->more(call->source_context, &part);
+    struct span bytes = buffer_span(&part);
+    if (bytes.length) call->stream->ops->send_body(call->stream, &bytes, 1);
+    made += bytes.length;
+    buffer_consume(&part, bytes.length);
+  }
+  buffer_free(&part);
+  if (is_more) {
+    if (!call->stream->ops->is_full(call->stream)) loop_defer(call->service->options.loop, &call->again);
+    return;
+  }
+  end_source(call);
+  call->stream->ops->send_end(call->stream, NULL);
 }
 
 static void send_more(struct service_call *call) {
@@ -93,10 +121,13 @@ static void on_end(void *owner) {
 
 static void on_drain(void *owner) {
   struct service_call *call = call_of(owner);
-  if (!call->left) return;
-  send_more(call);
+  if (!call->left && !call->source) return;
+  if (call->source) send_source(call);
+  else send_more(call);
   call_finish_if_done(call);
 }
+
+static void on_again(struct deferred *deferred) { on_drain(container_of(deferred, struct service_call, again)); }
 
 static void on_half_close(void *owner) {
   struct service_call *call = call_of(owner);
@@ -126,6 +157,7 @@ static struct arena *on_new(void *owner, struct codec_stream *stream) {
   call->stream = stream;
   arena_init(&call->arena, NULL, 0);
   timer_init(&call->timer, on_timer_unset);
+  deferred_init(&call->again, on_again);
   stream->owner = call;
   stream->events = &call_events;
   return &call->arena;
@@ -346,6 +378,25 @@ void service_send_bytes(struct service_call *call, uint64_t count) {
   call->left = span_equal(call->request->method, SPAN("HEAD")) ? 0 : count;
   if (call->left == 0) call->stream->ops->send_end(call->stream, NULL);
   send_more(call);
+  call_finish_if_done(call);
+}
+
+void service_stream(struct service_call *call, const char *content_type, const struct service_source *source, void *context) {
+  must(!call->is_answered);
+  call->is_answered = true;
+  struct response_head *head = arena_zalloc(&call->arena, sizeof *head);
+  head->status = 200;
+  add_fields(call, head, content_type, NULL);
+  head->body.framing = BODY_CHUNKED;
+  call->source = source;
+  call->source_context = context;
+  call->stream->ops->send_response(call->stream, head);
+  if (span_equal(call->request->method, SPAN("HEAD"))) {
+    end_source(call);
+    call->stream->ops->send_end(call->stream, NULL);
+  } else {
+    send_source(call);
+  }
   call_finish_if_done(call);
 }
 

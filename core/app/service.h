@@ -27,6 +27,9 @@ struct service_call {
   struct timer timer;  /* the handler's; it may be set from `begin` on */
   void *data;          /* the handler's */
   uint64_t left;       /* bytes still to send (service_send_bytes) */
+  const struct service_source *source; /* what is still to come (service_stream), and its own */
+  void *source_context;
+  struct deferred again;
   bool is_answered, is_tunnel, request_ended;
   void (*on_tunnel)(struct service_call *call, struct span data);
   struct buffer pending; /* tunnel: bytes of an incomplete frame */
@@ -66,6 +69,12 @@ void service_reply(struct service_call *call, int status, const char *content_ty
 void service_reply_with(struct service_call *call, int status, const char *content_type, struct span body, const char *const *extra);
 /* `count` bytes of a fixed pattern, in constant memory. */
 void service_send_bytes(struct service_call *call, uint64_t count);
+/* A body that is made as it is sent, in constant memory. */
+struct service_source {
+  bool (*more)(void *context, struct buffer *out); /* the next part; false: that was the last */
+  void (*end)(void *context);                      /* all of it was made, or the client is gone */
+};
+void service_stream(struct service_call *call, const char *content_type, const struct service_source *source, void *context);
 /* Answers 101 with these fields and calls on_tunnel with what comes. */
 void service_upgrade(struct service_call *call, const char *const *extra, void (*on_tunnel)(struct service_call *call, struct span data));
 const struct address *service_peer(const struct service_call *call);

@@ -12,14 +12,27 @@ struct sync_thread {
   struct sync *sync;
   struct script_options script;
   struct publisher *publisher;
+  struct gauges *gauges;
   struct buffer flags;
   pthread_t thread;
   bool is_started;
 };
 
-static void emit(void *context, const char *bytes, size_t length) {
+static void emit(void *context, const char *bytes, size_t length, uint64_t taken_us) {
   struct sync_thread *self = context;
-  if (self->publisher) publisher_submit(self->publisher, bytes, length);
+  if (self->publisher) publisher_submit(self->publisher, bytes, length, taken_us);
+}
+
+static void emit_gauge(void *context, struct span family, struct span key, const struct span *labels, double value) {
+  struct gauges *gauges = ((struct sync_thread *)context)->gauges;
+  if (!gauges) return;
+  if (labels) gauges_set(gauges, family, key, *labels, value);
+  else gauges_remove(gauges, family, key);
+}
+
+static void show_gauges(void *context, struct span family, bool is_shown) {
+  struct gauges *gauges = ((struct sync_thread *)context)->gauges;
+  if (gauges) gauges_show(gauges, family, is_shown);
 }
 
 static int open_state(void *context, lua_State *L, char *error, size_t error_size) {
@@ -35,6 +48,7 @@ static struct sync_options joints(struct sync_thread *self, const struct sync_th
   snprintf(ports, sizeof ports, "%u,%u,%u,%u", own[0], own[1], own[2], own[3]);
   options_pack(options->options, ports, &self->flags);
   self->publisher = options->publisher;
+  self->gauges = options->gauges;
   self->script = (struct script_options){.lua_directory = options->script_path, .workers = 1, .log = options->log, .guest_memory = options->guest_memory};
   return (struct sync_options){
       .home = options->home,
@@ -44,6 +58,8 @@ static struct sync_options joints(struct sync_thread *self, const struct sync_th
       .flags = buffer_span(&self->flags),
       .guest_memory = options->guest_memory,
       .emit = emit,
+      .emit_gauge = emit_gauge,
+      .show_gauges = show_gauges,
       .context = self,
       .log = options->log,
       .counters = options->counters,

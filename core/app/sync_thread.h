@@ -2,6 +2,7 @@
 #ifndef APP_SYNC_THREAD_H
 #define APP_SYNC_THREAD_H
 
+#include "app/gauges.h"
 #include "app/options.h"
 #include "app/publisher.h"
 #include "kube/sync.h"
@@ -14,6 +15,7 @@ struct sync_thread_options {
   const char *script_path; /* lua_directory of script_options */
   unsigned long long guest_memory;
   struct publisher *publisher; /* NULL: check only */
+  struct gauges *gauges;       /* NULL: check only */
   struct log *log;
   struct counters *counters; /* of the thread; NULL: check only */
   unsigned own_ports[4];     /* 0: none */

@@ -12,6 +12,8 @@
 #define COUNTERS(X) \
   X(CONNECTIONS_ACCEPTED, "moongate_connections_accepted_total", "Client connections accepted.") \
   X(CONNECTIONS_CLOSED, "moongate_connections_closed_total", "Client connections closed.") \
+  X(HEADS_WAITED, "moongate_request_heads_waited_total", "Request heads that did not come in one piece.") \
+  X(HEADS_WAITED_ENDED, "moongate_request_heads_waited_ended_total", "Of them, those that nobody waits for any more.") \
   X(REQUESTS, "moongate_requests_total", "Requests whose head was read.") \
   X(EXCHANGES_ENDED, "moongate_exchanges_ended_total", "Exchanges that ended, whatever their outcome.") \
   X(ANSWERS_1XX, "moongate_answers_1xx_total", "Upgrades.") \

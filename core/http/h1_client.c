@@ -50,8 +50,9 @@ struct h1_client {
   bool is_discarding, has_end_to_tell;
   bool is_link_paused, has_refused, is_in_read;
   bool is_continue_sent, has_body_begun, has_stray_cr;
-  bool awaits_room; /* the next request waits until the client has taken answers */
-  bool is_over;     /* the link is gone; `later` tells and frees */
+  bool is_head_partial; /* counted so */
+  bool awaits_room;     /* the next request waits until the client has taken answers */
+  bool is_over;         /* the link is gone; `later` tells and frees */
 };
 
 static struct h1_client *client_of(void *pointer) {
@@ -71,7 +72,14 @@ static uint64_t now_of(const struct h1_client *client) { return loop_now_ms(clie
 
 /* ---- the end of a connection ----------------------------------------------------------------------------------------------- */
 
+static void note_partial_head(struct h1_client *client, bool is_partial) {
+  if (client->is_head_partial == is_partial) return;
+  client->is_head_partial = is_partial;
+  counter_add(client->loop->counters, is_partial ? COUNTER_HEADS_WAITED : COUNTER_HEADS_WAITED_ENDED, 1);
+}
+
 static void forget_link(struct h1_client *client) {
+  note_partial_head(client, false);
   loop_timer_stop(client->loop, &client->timer);
   h1_parse_free(&client->parse);
   client->base.link = NULL;
@@ -234,6 +242,7 @@ static struct codec_stream *open_stream(struct h1_client *client) {
   client->is_open = true;
   client->is_dead = client->is_discarding = client->is_continue_sent = client->has_body_begun = false;
   client->requests++;
+  note_partial_head(client, false);
   stream->arena = client->base.events->on_new(client->base.owner, stream);
   stream->request = arena_zalloc(stream->arena, sizeof *stream->request);
   return stream;
@@ -284,6 +293,7 @@ static bool read_head(struct h1_client *client, const char *data, size_t length,
   }
   switch (h1_parse_gather(&client->parse, data, length, &rules, taken, &head)) {
     case H1_GATHER_MORE:
+      note_partial_head(client, true);
       watch(client);
       return true;
     case H1_GATHER_READY:

@@ -102,8 +102,41 @@ bool certificate_covers(const struct certificate *certificate, struct span host)
   return X509_check_host(certificate->leaf, host.data, host.length, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, NULL) == 1;
 }
 
-int64_t certificate_not_after(const struct certificate *certificate) {
+static void copy_field(const X509_NAME *name, int nid, char *out, size_t size) {
+  int at = X509_NAME_get_index_by_NID(name, nid, -1);
+  unsigned char *text = NULL;
+  int length = at < 0 ? -1 : ASN1_STRING_to_UTF8(&text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, at)));
+  snprintf(out, size, "%.*s", length > 0 ? length : 0, length > 0 ? (const char *)text : "");
+  OPENSSL_free(text);
+}
+
+static const char *key_algorithm(const X509 *leaf) {
+  switch (EVP_PKEY_get_base_id(X509_get0_pubkey(leaf))) {
+    case EVP_PKEY_RSA:
+    case EVP_PKEY_RSA_PSS:
+      return "RSA";
+    case EVP_PKEY_EC:
+      return "ECDSA";
+    case EVP_PKEY_ED25519:
+      return "Ed25519";
+    case EVP_PKEY_DSA:
+      return "DSA";
+    default:
+      return "unknown";
+  }
+}
+
+void certificate_describe(const struct certificate *certificate, struct certificate_facts *facts) {
+  const X509_NAME *issuer = X509_get_issuer_name(certificate->leaf);
+  BIGNUM *serial = ASN1_INTEGER_to_BN(X509_get0_serialNumber(certificate->leaf), NULL);
+  char *decimal = serial ? BN_bn2dec(serial) : NULL;
   struct tm when;
-  if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate->leaf), &when) != 1) return 0;
-  return (int64_t)timegm(&when);
+  *facts = (struct certificate_facts){.key_algorithm = key_algorithm(certificate->leaf)};
+  if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate->leaf), &when) == 1) facts->not_after = (int64_t)timegm(&when);
+  snprintf(facts->serial, sizeof facts->serial, "%s", decimal ? decimal : "");
+  copy_field(issuer, NID_serialNumber, facts->issuer_serial, sizeof facts->issuer_serial);
+  copy_field(issuer, NID_commonName, facts->issuer_common_name, sizeof facts->issuer_common_name);
+  copy_field(issuer, NID_organizationName, facts->issuer_organization, sizeof facts->issuer_organization);
+  OPENSSL_free(decimal);
+  BN_free(serial);
 }

@@ -21,7 +21,14 @@ void certificate_free(struct certificate *certificate);
 struct certificate *certificate_new_self_signed(void);
 /* Whether it is valid for this host name (SAN, wildcards; then CN as legacy). */
 bool certificate_covers(const struct certificate *certificate, struct span host);
-int64_t certificate_not_after(const struct certificate *certificate); /* unix seconds */
+/* What dashboards ask of it; texts are cut to what fits. */
+struct certificate_facts {
+  int64_t not_after; /* unix seconds */
+  char serial[72];   /* decimal */
+  char issuer_serial[128], issuer_common_name[256], issuer_organization[256];
+  const char *key_algorithm; /* "RSA", "ECDSA", "Ed25519", ... */
+};
+void certificate_describe(const struct certificate *certificate, struct certificate_facts *facts);
 
 struct tls_tickets *tls_tickets_new(void);                                 /* random keys, rotated by tls_tickets_rotate */
 void tls_tickets_rotate(struct tls_tickets *tickets, int64_t now_seconds); /* makes a new key when the current is older than its life; old ones still decrypt */

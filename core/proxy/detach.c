@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "proxy/lease.h"
+#include "proxy/tally.h"
 #include "proxy/worker.h"
 
 void detach_drop_leases(struct exchange *exchange) {
@@ -54,5 +55,6 @@ void detach_exchange(struct exchange *exchange) {
   keep(exchange, &exchange->upstream_name);
   keep(exchange, &exchange->alternative_name);
   keep(exchange, &exchange->reply_reason);
+  tally_keep(exchange);
   detach_drop_leases(exchange);
 }

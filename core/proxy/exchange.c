@@ -16,6 +16,7 @@
 #include "proxy/relay.h"
 #include "proxy/reply.h"
 #include "proxy/step_table.h"
+#include "proxy/tally.h"
 #include "route/upstream.h"
 
 struct exchange *exchange_of(void *pointer) {
@@ -141,6 +142,7 @@ int exchange_use_upstream(struct exchange *exchange, struct upstream_ref upstrea
     exchange->alternative_name = exchange->upstream_name;
     exchange->facts.service = other->service;
     exchange->facts.port = other->port;
+    tally_alternative(exchange, other);
   }
   return 0;
 }

@@ -104,8 +104,11 @@ struct exchange {
   bool is_running, has_load, is_default, host_is_missing, client_half_closed, upstream_half_closed;
   unsigned stale_tries, balancer_tries; /* repeats on a stale pooled connection; those do not count as tries */
   uint64_t upstream_active_ms, relay_started_ms;
-  uint64_t budgeted; /* bytes of `body` counted in the process-wide budget */
-  int log_status;    /* status for the log when none was sent: 499 */
+  uint64_t budgeted;        /* bytes of `body` counted in the process-wide budget */
+  int log_status;           /* status for the log when none was sent: 499 */
+  struct traffic *traffic;  /* where it counts; NULL: nowhere. Pinned once detached */
+  struct span traffic_host; /* the host that it counts under, where that is not the record's own */
+  bool is_traffic_pinned;
 
   /* per direction */
   bool request_ended, request_sent, response_started, response_ended, is_tunnel, client_left;

@@ -11,6 +11,7 @@
 #include "proxy/reply.h"
 #include "proxy/request_head.h"
 #include "proxy/step_table.h"
+#include "proxy/tally.h"
 #include "proxy/tunnel.h"
 #include "route/upstream.h"
 
@@ -118,10 +119,16 @@ static enum step_result step_match(struct exchange *exchange) {
     exchange->route = match.route;
     exchange->captures = match.captures;
     if (exchange->route) note_route(exchange);
+    tally_begin(exchange);
     if (match.add_slash) return reply_add_slash(exchange);
+  } else {
+    tally_begin(exchange);
   }
   exchange->is_default = !exchange->route || exchange->route->is_default_backend;
-  if (is_health_check(exchange)) return reply_default(exchange);
+  if (is_health_check(exchange)) {
+    exchange->traffic = NULL;
+    return reply_default(exchange);
+  }
   if (exchange->is_default && (!exchange->route || exchange->route->upstream_count == 0)) {
     if (snapshot_upstream(root_of(exchange), root_of(exchange)->default_upstream)) {
       exchange->upstream = root_of(exchange)->default_upstream;
@@ -149,7 +156,7 @@ static int final_status(const struct exchange *exchange) {
   return exchange->log_status;
 }
 
-static void count_answer(const struct exchange *exchange) {
+static void count_answer(struct exchange *exchange) {
   struct counters *counters = exchange->worker->options.counters;
   static const enum counter by_class[] = {COUNTER_ANSWERS_1XX, COUNTER_ANSWERS_2XX, COUNTER_ANSWERS_3XX, COUNTER_ANSWERS_4XX, COUNTER_ANSWERS_5XX};
   int status = final_status(exchange);
@@ -158,6 +165,7 @@ static void count_answer(const struct exchange *exchange) {
   counter_add(counters, COUNTER_BYTES_SENT, exchange->bytes_sent);
   counter_add(counters, COUNTER_BYTES_RECEIVED, exchange->request_bytes);
   counter_add(counters, COUNTER_EXCHANGES_ENDED, 1);
+  tally_end(exchange, status);
 }
 
 static enum step_result step_log(struct exchange *exchange) {

@@ -41,9 +41,10 @@ struct worker_options {
   void *context;
   struct hook_runner hooks;
   struct root_return returns;
-  struct log *log;               /* keeps */
-  struct counters *counters;     /* keeps */
-  _Atomic uint64_t *body_budget; /* process-wide held body bytes */
+  struct log *log;                 /* keeps */
+  struct counters *counters;       /* keeps */
+  struct traffic *nobodys_traffic; /* of requests that no route matched; NULL: nothing is counted */
+  _Atomic uint64_t *body_budget;   /* process-wide held body bytes */
 };
 
 struct worker {

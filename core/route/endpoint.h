@@ -21,6 +21,7 @@ struct endpoint_record {
   struct span name;                  /* "10.0.0.9:80" */
   char key_md5[33], key_sha1[41];    /* lower-case hex of upstream name + ip:port */
   uint32_t index;                    /* given when first listed in its upstream, kept while listed: session-cookie-hash "index" */
+  _Atomic bool is_draining;          /* as of the last list; for the admin thread */
   _Atomic bool is_listed;            /* false: close idle connections to it */
   _Atomic uint32_t pins;             /* pools and exchanges that keep the pointer */
   _Atomic uint32_t load;             /* requests in flight, all workers */

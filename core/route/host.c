@@ -28,6 +28,7 @@ struct making {
 static void release_value(void *value) { value_release(value); }
 static void free_regex(void *regex) { regex_free(regex); }
 static void free_template(void *template) { template_free(template); }
+static void release_traffic(void *traffic) { traffic_table_release(traffic); }
 
 static void release(struct unit *unit) {
   must(unit->magic == UNIT_MAGIC && unit->kind == UNIT_HOST);
@@ -228,6 +229,21 @@ static bool read_source(struct making *making, struct span map, struct route *ro
          body_within(making->error, "source.");
 }
 
+static struct traffic *hold_traffic(struct making *making, const struct route *route, struct span service, struct span canary) {
+  struct traffic_labels labels = {making->host->name, route->path, route->source.namespace, route->source.name, service, canary};
+  struct traffic *traffic = traffic_table_hold(making->resolver->traffic, &labels);
+  arena_defer(&making->host->unit.arena, release_traffic, traffic);
+  return traffic;
+}
+
+/* "service" is the main one's, also where an alternative serves: as in the reference. */
+static void count_traffic(struct making *making, struct route *route) {
+  struct span service = route->upstream_count ? route->upstreams[0].service : (struct span){NULL, 0};
+  if (!making->resolver->traffic) return;
+  route->traffic = hold_traffic(making, route, service, (struct span){NULL, 0});
+  for (unsigned i = 1; i < route->upstream_count; i++) route->upstreams[i].traffic = hold_traffic(making, route, service, route->upstreams[i].name);
+}
+
 static bool read_route(struct making *making, struct span map, struct route *route) {
   struct span hooks;
   if (!read_path(making, map, route) || !read_source(making, map, route) || !read_upstreams(making, map, route) ||
@@ -235,6 +251,7 @@ static bool read_route(struct making *making, struct span map, struct route *rou
       !read_settings(making, map, route) || !edit_read_list(&making->host->unit.arena, map, &route->edits, &route->edit_count, making->error) ||
       !body_map(map, "facts", &route->facts, making->error) || !body_map(map, "hooks", &hooks, making->error))
     return false;
+  count_traffic(making, route);
   if (hooks.length == 0) return true;
   for (int phase = 0; phase < HOOK_PHASES; phase++)
     if (!read_hooks(making, hooks, phases[phase], &route->hooks[phase], &route->hook_count[phase])) return body_within(making->error, "hooks.");

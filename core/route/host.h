@@ -9,6 +9,7 @@
 #include "route/regex.h"
 #include "route/route_settings.h"
 #include "route/template.h"
+#include "route/traffic_table.h"
 #include "route/unit.h"
 #include "route/value.h"
 
@@ -63,6 +64,7 @@ struct weighted_upstream {
   struct upstream_ref upstream;
   struct span name, service, port; /* for logs even when the slot is gone */
   uint32_t weight;
+  struct traffic *traffic; /* counted for requests that go to this alternative; NULL for the main one, and where nothing is counted */
 };
 
 struct route {
@@ -84,7 +86,8 @@ struct route {
   unsigned edit_count;
   struct hook *hooks[HOOK_PHASES]; /* flattened in order; NULL when empty */
   unsigned hook_count[HOOK_PHASES];
-  struct span facts; /* packed map for exchange.route in Lua */
+  struct traffic *traffic; /* NULL: nothing is counted */
+  struct span facts;       /* packed map for exchange.route in Lua */
 };
 
 struct host {
@@ -113,6 +116,7 @@ struct host_resolver {
   struct upstream_ref (*upstream)(void *context, struct span name); /* makes the slot if it is new */
   uint32_t (*policy)(void *context, struct span name);              /* slot of a policy name; UINT32_MAX if unknown */
   void *context;
+  struct traffic_table *traffic; /* where its routes' records are; NULL: nothing is counted */
 };
 /* Builds a host of its packed body. The body is copied into the unit. NULL with a message. */
 struct host *host_new(struct span name, struct span body, const struct host_resolver *resolver, char *error, size_t error_size);

@@ -22,6 +22,7 @@ struct unit {
   /* publisher only */
   uint64_t born_at, retired_at; /* root generations; retired_at 0 while named by the newest root */
   uint64_t retired_ms;          /* for the age gauge */
+  uint64_t content;             /* hash of what it was made from: the same in every replica */
   unsigned listed;              /* workers that reported it as leased */
   struct list retired;
 };

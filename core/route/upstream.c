@@ -45,6 +45,7 @@ static void add_endpoints(struct upstream *upstream, struct listed *listed, unsi
       struct endpoint_record *found = record(context, &listed[i].address, upstream->key);
       if (!found) continue;
       must(found->magic == ENDPOINT_MAGIC);
+      atomic_store_explicit(&found->is_draining, ready != 1, memory_order_relaxed);
       upstream->endpoints[upstream->count++] = (struct endpoint){found, ready == 1, ready != 1};
       upstream->ready += ready == 1;
     }

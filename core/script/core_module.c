@@ -45,7 +45,13 @@ static int core_log(lua_State *L) {
   return 0;
 }
 
-/* certificate_check(pem, key, host) -> { covers = bool, not_after = unix } | nil, why */
+static void set_text(lua_State *L, const char *name, const char *value) {
+  lua_pushstring(L, value);
+  lua_setfield(L, -2, name);
+}
+
+/* certificate_check(pem, key, host) -> { covers = bool, not_after = unix, serial, issuer_serial, issuer_common_name, issuer_organization, key_algorithm }
+ * | nil, why */
 static int core_certificate_check(lua_State *L) {
   struct span pem, key, host;
   pem.data = luaL_checklstring(L, 1, &pem.length);
@@ -59,13 +65,19 @@ static int core_certificate_check(lua_State *L) {
     return 2;
   }
   bool covers = certificate_covers(certificate, host);
-  int64_t not_after = certificate_not_after(certificate);
+  struct certificate_facts facts;
+  certificate_describe(certificate, &facts);
   certificate_free(certificate);
-  lua_createtable(L, 0, 2);
+  lua_createtable(L, 0, 7);
   lua_pushboolean(L, covers);
   lua_setfield(L, -2, "covers");
-  lua_pushnumber(L, (lua_Number)not_after);
+  lua_pushnumber(L, (lua_Number)facts.not_after);
   lua_setfield(L, -2, "not_after");
+  set_text(L, "serial", facts.serial);
+  set_text(L, "issuer_serial", facts.issuer_serial);
+  set_text(L, "issuer_common_name", facts.issuer_common_name);
+  set_text(L, "issuer_organization", facts.issuer_organization);
+  set_text(L, "key_algorithm", facts.key_algorithm);
   return 1;
 }
 

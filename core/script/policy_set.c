@@ -13,6 +13,7 @@
 
 struct policy_slots {
   struct hashmap by_name; /* slot + 1, as a pointer */
+  _Atomic(struct policy_tally *) tallies;
   uint32_t count;
   uint64_t serial; /* of states and sets */
 };
@@ -27,6 +28,10 @@ struct policy_slots *policy_slots_new(void) {
 void policy_slots_free(struct policy_slots *slots) {
   if (slots == NULL) return;
   hashmap_free(&slots->by_name);
+  for (struct policy_tally *tally = atomic_load(&slots->tallies), *next; tally; tally = next) {
+    next = tally->next;
+    free(tally);
+  }
   free(slots);
 }
 
@@ -34,7 +39,25 @@ uint32_t policy_slot(struct policy_slots *slots, struct span name) {
   uintptr_t known = (uintptr_t)hashmap_get(&slots->by_name, name);
   if (known) return (uint32_t)(known - 1);
   hashmap_put(&slots->by_name, name, (void *)(uintptr_t)(slots->count + 1));
+  struct policy_tally *tally = calloc(1, sizeof *tally + name.length + 1);
+  must(tally != NULL);
+  if (name.length) memcpy(tally->name, name.data, name.length);
+  tally->next = atomic_load_explicit(&slots->tallies, memory_order_relaxed);
+  atomic_store_explicit(&slots->tallies, tally, memory_order_release);
   return slots->count++;
+}
+
+/* Few, and asked for when a set is made only. */
+static struct policy_tally *find_tally(const struct policy_slots *slots, const char *name) {
+  struct policy_tally *tally = atomic_load_explicit(&slots->tallies, memory_order_relaxed);
+  while (tally && strcmp(tally->name, name) != 0) tally = tally->next;
+  must(tally != NULL);
+  return tally;
+}
+
+void policy_slots_tell(const struct policy_slots *slots, void (*tell)(void *context, const char *policy, uint64_t errors), void *context) {
+  for (const struct policy_tally *tally = atomic_load_explicit(&slots->tallies, memory_order_acquire); tally; tally = tally->next)
+    tell(context, tally->name, atomic_load_explicit(&tally->errors, memory_order_relaxed));
 }
 
 bool policy_set_has_state(const struct policy_set *set, unsigned worker, const struct script_state *state, uint64_t serial) {
@@ -183,6 +206,7 @@ static void put_entries(struct policy_set *set, struct source *sources, uint32_t
     sources[i].is_taken = true;
     struct policy_entry *entry = &set->by_slot[policy_slot(slots, sources[i].name)];
     entry->name = arena_copy(&set->unit.arena, sources[i].name.data, sources[i].name.length);
+    entry->tally = find_tally(slots, entry->name);
     entry->group = group;
     entry->index = (unsigned)state_find_policy(group->states[0], sources[i].name);
   }

@@ -16,8 +16,16 @@ struct owner_group {
   unsigned policy_count;
 };
 
+/* A policy name's own: made with its slot, lives as long as the slots; the list grows at its front, by release stores. */
+struct policy_tally {
+  struct policy_tally *next;
+  _Atomic uint64_t errors; /* all workers: rare */
+  char name[];
+};
+
 struct policy_entry {
   const char *name; /* NULL: no such policy in this set */
+  struct policy_tally *tally;
   struct owner_group *group;
   unsigned index; /* in the group's states */
 };

@@ -228,6 +228,7 @@ static enum hook_result run(void *self, struct exchange *exchange, enum hook_pha
     if (result == HOOK_NEXT) continue;
     if (result != HOOK_FAILED) return result;
     bool is_skipped = entry->group->states[script->worker->number]->policies[entry->index].is_skipping_errors;
+    atomic_fetch_add_explicit(&entry->tally->errors, 1, memory_order_relaxed);
     log_failure(script, exchange, entry->name, phase, error, is_skipped);
     if (!is_skipped) return HOOK_FAILED;
   }

@@ -26,6 +26,8 @@ struct policy_slots;
 struct policy_slots *policy_slots_new(void);
 void policy_slots_free(struct policy_slots *slots);
 uint32_t policy_slot(struct policy_slots *slots, struct span name); /* made if new */
+/* Any thread: uncaught errors in hooks of every policy that has had a slot, since the process began. */
+void policy_slots_tell(const struct policy_slots *slots, void (*tell)(void *context, const char *policy, uint64_t errors), void *context);
 
 /* Builds a set (a unit) of the packed body of docs/seam.md. States of owners whose files did not change are shared with `previous` (may be NULL). A file that
  * does not load is an error of the whole set: sync has loaded the same bytes before. NULL with a message. */

@@ -222,7 +222,7 @@ static bool apply(struct world *world, struct span change, const struct script_o
     keep_unit(world, &upstream->unit);
     snapshot_put_upstream(world->builder, key, upstream);
   } else if (span_equal(kind, SPAN("host"))) {
-    struct host_resolver resolver = {resolve_upstream, resolve_policy, world};
+    struct host_resolver resolver = {.upstream = resolve_upstream, .policy = resolve_policy, .context = world};
     struct host *host = host_new(key, body, &resolver, error, error_size);
     if (host == NULL) return false;
     keep_unit(world, &host->unit);

@@ -244,6 +244,7 @@ def main():
     parser.add_argument("--slow", type=float, default=None, help="pause factor of the clients (sanitizer builds)")
     arguments = parser.parse_args()
     os.environ["MOONGATE_BINARY"] = str(pathlib.Path(arguments.binary).resolve())
+    import exposition
     import harness
 
     sanitized = "tsan" in arguments.binary or "dev" in arguments.binary
@@ -258,7 +259,8 @@ def main():
     certificates = [harness.certificate(scratch, name, ["tls.example"]) for name in ("one", "two")]
     manifests["secret.json"] = [harness.tls_secret("cert", *certificates[0])]
     manifests["tls.json"] = [harness.ingress("tls", "tls.example", service_name="echo-0", tls="cert")]
-    proxy = harness.Moongate(manifests, workers=arguments.workers, policies={"churn.lua": POLICY % 0}, expect_errors=[".*"])
+    flags = ["--enable-metrics", "--time-buckets=0.01,0.1,1", "--length-buckets=1000", "--size-buckets=1000000"]
+    proxy = harness.Moongate(manifests, flags=flags, workers=arguments.workers, policies={"churn.lua": POLICY % 0}, expect_errors=[".*"])
     print(f"started with {arguments.hosts} hosts")
 
     load = Load(proxy.http_port, slow)
@@ -269,7 +271,8 @@ def main():
     worker.start()
     started, samples = time.monotonic(), []
     while worker.is_alive():
-        samples.append((time.monotonic() - started, proxy.metric("moongate_live_roots"), proxy.metric("moongate_superseded_units"), proxy.metric("moongate_resident_memory_bytes")))
+        families = exposition.parse(proxy.admin("/metrics").text)
+        samples.append((time.monotonic() - started, *(int(exposition.one(families, "moongate_" + name)) for name in ("live_roots", "superseded_units", "resident_memory_bytes"))))
         time.sleep(0.25)
     fast.thread.join(120)
     slow_bytes, slow_alive = slow_one.received, slow_one.process.poll() is None

@@ -199,7 +199,14 @@ def long_api_errors(_):
         server.shutdown()
 
 
-ELSEWHERE = (too_many_connections, says_no_proxy_header, long_proxy_header, many_counters, long_api_errors)
+def many_statuses(_):
+    app = harness.Echo("app")
+    manifests = {"app.json": [service(), *slice_of([app.port]), ingress("app", "app.example")]}
+    with running(manifests, [app], workers=1, flags=["--enable-metrics"]) as proxy:
+        rises(proxy, "METRIC_ROUTE_SERIES", lambda proxy: [proxy.request(f"/status/{status}", "app.example") for status in range(200, 330)])
+
+
+ELSEWHERE = (too_many_connections, says_no_proxy_header, long_proxy_header, many_counters, long_api_errors, many_statuses)
 CASES = {
     "HEAD_BYTES": [sends(431, request(headers="X: " + "a" * 40000 + "\r\n")), asks("/head", 502)],
     "REQUEST_LINE_BYTES": [sends(414, request("/" + "a" * 9000))],
@@ -239,6 +246,9 @@ CASES = {
     "REVIEWS": "test_admission",
     "REVIEW_MS": "test_admission",
     "REVIEW_CONNECTIONS": "test_admission",
+    "METRIC_SERIES": "test_proxy_tally",
+    "METRIC_HOST_SERIES": "test_proxy_tally",
+    "METRIC_ROUTE_SERIES": [many_statuses],
     "POLICY_COUNTERS": [many_counters],
     "POLICY_SERIES": [probes("series")],
     "POLICY_SERIES_BYTES": [probes("series_bytes")],

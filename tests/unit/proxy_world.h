@@ -51,6 +51,7 @@ struct world {
   unsigned retired_count, most_retired;
   unsigned roots_back;
   _Atomic uint64_t budget;
+  struct traffic_table *traffic; /* NULL: nothing is counted */
 };
 
 static struct world world;
@@ -273,7 +274,7 @@ static inline void put_host(const char *name, const char *path, const char *upst
     if (info->type == ROUTE_SETTING_FLAG) pack_put_boolean(&body, options[i].number != 0);
     else pack_put_number(&body, options[i].number);
   }
-  struct host_resolver resolver = {find_slot, find_policy, NULL};
+  struct host_resolver resolver = {.upstream = find_slot, .policy = find_policy, .traffic = world.traffic};
   struct host *host = host_new(span_of(name), buffer_span(&body), &resolver, error, sizeof error);
   buffer_free(&body);
   if (!host) fail_msg("host: %s", error);

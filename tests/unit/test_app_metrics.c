@@ -5,9 +5,11 @@
 static unsigned long long shown(struct log_writer *writer, const char *name) {
   struct series_registry *registry = series_registry_new();
   struct counters *counters[] = {&world.counters};
-  struct publisher_gauges gauges = {0};
+  struct metrics_source source = {.counters = counters, .count = 1, .logs = writer, .series = registry, .controller_class = "test"};
   struct buffer out = {0};
-  metrics_write(&out, counters, 1, &gauges, writer, registry);
+  struct metrics_page *page = metrics_page_new(&source);
+  assert_false(metrics_page_more(page, &out));
+  metrics_page_free(page);
   buffer_append(&out, span_make("", 1));
   char line[128];
   snprintf(line, sizeof line, "\n%s ", name);

@@ -20,7 +20,7 @@
 #include "proxy/lease.h"
 #include "route/router.h"
 
-enum { WORKERS = 3, HOSTS = 12, UPSTREAMS = 4, HELD = 6, CHANGES = 600 };
+enum { WORKERS = 3, HOSTS = 12, UPSTREAMS = 4, HELD = 6, CHANGES = 600, GATHER_MS = 20 /* at most, before they are published */ };
 
 /* What plays an exchange. */
 struct held {
@@ -67,16 +67,18 @@ static void put_change(struct buffer *out, const char *op, const char *kind, con
   put_pair(out, "key", key);
 }
 
-static void submit(struct world *world, struct buffer *changes, unsigned count) {
+static void submit_taken(struct world *world, struct buffer *changes, unsigned count, uint64_t taken_us) {
   struct buffer message = {0};
   pack_put_array(&message, count);
   buffer_append(&message, buffer_span(changes));
   struct span bytes = buffer_span(&message);
-  publisher_submit(world->publisher, bytes.data, bytes.length);
+  publisher_submit(world->publisher, bytes.data, bytes.length, taken_us);
   buffer_free(&message);
   buffer_free(changes);
   *changes = (struct buffer){0};
 }
+
+static void submit(struct world *world, struct buffer *changes, unsigned count) { submit_taken(world, changes, count, 0); }
 
 static void put_host(struct buffer *out, unsigned number, unsigned upstream) {
   char name[40], target[40];
@@ -254,6 +256,7 @@ static void down(struct world *world) {
     assert_int_equal(world->workers[i]->lease_count, 0);
   }
   publisher_stop(world->publisher);
+  nap(2 * GATHER_MS); /* what was gathered is due: nobody is there to be given it */
   for (unsigned i = 0; i < WORKERS; i++) worker_free(world->workers[i]);
   publisher_free(world->publisher);
   free(world->seats);
@@ -328,6 +331,52 @@ static void test_changes_under_leases(void **state) {
   down(world);
 }
 
+static void await_value(const _Atomic uint64_t *value, uint64_t expected) {
+  for (int i = 0; i < 2000 && atomic_load(value) != expected; i++) nap(5);
+  assert_int_equal(atomic_load(value), expected);
+}
+
+static bool metrics_have(struct world *world, const char *text) {
+  struct buffer out = {0};
+  publisher_write_metrics(world->publisher, &out);
+  bool found = memmem(out.data, out.end, text, strlen(text)) != NULL;
+  buffer_free(&out);
+  return found;
+}
+
+/* What dashboards see of a change: whether it was taken, which configuration is served, how long until all workers had it. */
+static void test_what_is_told_of_changes(void **state) {
+  (void)state;
+  struct world *world = up("127.0.0.1:9", true);
+  const struct publisher_gauges *gauges = publisher_gauges(world->publisher);
+  submit_first(world);
+  assert_true(publisher_wait_first(world->publisher, 20000));
+  assert_int_equal(atomic_load(&gauges->good_messages), 1);
+  assert_true(atomic_load(&gauges->is_last_good) && atomic_load(&gauges->last_good_unix) > 1600000000);
+  uint64_t content = atomic_load(&gauges->content), generation = atomic_load(&gauges->generation);
+  assert_true(content > 0 && content < 1ull << 53);
+  struct buffer changes = {0};
+  put_host(&changes, 0, 1);
+  uint64_t now = uv_hrtime() / 1000;
+  submit_taken(world, &changes, 1, now > 3000000 ? now - 3000000 : 1); /* three seconds ago */
+  await_value(&gauges->generation, generation + 1);
+  assert_true(atomic_load(&gauges->content) != content);
+  for (int i = 0; i < 2000 && !metrics_have(world, "moongate_change_to_live_seconds_count 1\n"); i++) nap(5);
+  assert_true(metrics_have(world, "moongate_change_to_live_seconds_bucket{le=\"2\"} 0\n"));
+  assert_true(metrics_have(world, "moongate_change_to_live_seconds_count 1\n"));
+  put_host(&changes, 0, 0); /* as it was */
+  put_change(&changes, "upsert", "host", "bad.test", 0);
+  submit(world, &changes, 2);
+  await_value(&gauges->bad_messages, 1);
+  assert_int_equal(atomic_load(&gauges->is_last_good), 0);
+  await_value(&gauges->content, content); /* what was good of it counts */
+  put_host(&changes, 1, 1);
+  submit(world, &changes, 1);
+  await_value(&gauges->is_last_good, 1);
+  assert_true(metrics_have(world, "moongate_endpoints{state=\"ready\"} 8\n"));
+  down(world);
+}
+
 /* Leases, untaken roots and a queue full of changes at the end. */
 static void test_end_in_the_middle(void **state) {
   (void)state;
@@ -340,6 +389,20 @@ static void test_end_in_the_middle(void **state) {
     submit(world, &changes, count);
   }
   nap(5);
+  down(world);
+}
+
+static void test_end_while_changes_are_gathered(void **state) {
+  (void)state;
+  struct world *world = up("127.0.0.1:9", true);
+  const struct publisher_gauges *gauges = publisher_gauges(world->publisher);
+  submit_first(world);
+  assert_true(publisher_wait_first(world->publisher, 20000));
+  struct buffer changes = {0};
+  put_host(&changes, 0, 1);
+  uint64_t before = atomic_load(&gauges->changes);
+  submit(world, &changes, 1);
+  while (atomic_load(&gauges->changes) == before) sched_yield();
   down(world);
 }
 
@@ -459,8 +522,9 @@ static void test_end_while_a_name_is_looked_up(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_changes_under_leases), cmocka_unit_test(test_end_in_the_middle),
-                                     cmocka_unit_test(test_end_before_workers_run), cmocka_unit_test(test_names),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_changes_under_leases),           cmocka_unit_test(test_end_in_the_middle),
+                                     cmocka_unit_test(test_end_while_changes_are_gathered), cmocka_unit_test(test_what_is_told_of_changes),
+                                     cmocka_unit_test(test_end_before_workers_run),         cmocka_unit_test(test_names),
                                      cmocka_unit_test(test_end_while_a_name_is_looked_up)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

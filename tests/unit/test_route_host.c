@@ -21,7 +21,7 @@ static uint32_t find_policy(void *context, struct span name) {
   (void)context;
   return span_equal(name, SPAN("unknown")) ? UINT32_MAX : (uint32_t)name.length;
 }
-static const struct host_resolver resolver = {find_upstream, find_policy, NULL};
+static const struct host_resolver resolver = {.upstream = find_upstream, .policy = find_policy};
 
 static void text(struct buffer *out, const char *value) { pack_put_string(out, span_of(value)); }
 static void pair(struct buffer *out, const char *key, const char *value) {

@@ -20,7 +20,7 @@ static uint32_t find_policy(void *context, struct span name) {
   (void)context, (void)name;
   return 0;
 }
-static const struct host_resolver resolver = {find_upstream, find_policy, NULL};
+static const struct host_resolver resolver = {.upstream = find_upstream, .policy = find_policy};
 
 static void put_text(struct buffer *out, const char *text) { pack_put_string(out, span_of(text)); }
 

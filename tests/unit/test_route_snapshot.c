@@ -23,7 +23,7 @@ static void text(struct buffer *out, const char *value) { pack_put_string(out, s
 
 /* One route "/" (in regex mode: a pattern) to `upstream`. */
 static struct host *make_host(struct snapshot_builder *builder, const char *name, const char *upstream, bool regex) {
-  struct host_resolver resolver = {find_upstream, find_policy, builder};
+  struct host_resolver resolver = {.upstream = find_upstream, .policy = find_policy, .context = builder};
   struct buffer body = {0};
   char error[200] = "";
   pack_put_map(&body, 2);
