@@ -22,11 +22,11 @@ struct service_call {
   struct request_head *request;
   struct uri uri;
   struct arena arena;
-  uint64_t body_bytes; /* of the request */
-  struct buffer body;  /* what came of it, where options.body_limit is set */
-  struct timer timer;  /* the handler's; it may be set from `begin` on */
-  void *data;          /* the handler's */
-  uint64_t left;       /* bytes still to send (service_send_bytes) */
+  uint64_t body_bytes;                 /* of the request */
+  struct buffer body;                  /* what came of it, where options.body_limit is set */
+  struct timer timer;                  /* the handler's; it may be set from `begin` on */
+  void *data;                          /* the handler's */
+  uint64_t left;                       /* bytes still to send (service_send_bytes) */
   const struct service_source *source; /* what is still to come (service_stream), and its own */
   void *source_context;
   struct deferred again;
