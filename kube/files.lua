@@ -7,10 +7,11 @@ files.__index = files
 ---@class Files
 ---@field documents userdata of native.documents
 ---@field roots table<string, true> the paths that were asked for
+---@field unread table<string, true> files that are there and could not be read: no more is heard of them if that was our own shortage
 
 ---@param options { documents: userdata, store: table, findings: table }
 function files.new(options)
-  return setmetatable({ documents = options.documents, store = options.store, findings = options.findings, roots = {} }, files)
+  return setmetatable({ documents = options.documents, store = options.store, findings = options.findings, roots = {}, unread = {} }, files)
 end
 
 local function is_manifest(path)
@@ -28,10 +29,12 @@ end
 
 local function take_file(self, path)
   local changes, problem = self.documents:update(path)
+  self.unread[path] = nil
   if changes then
     self.findings:set("file " .. path, nil)
     take_changes(self, changes)
   elseif native.list(path) then
+    self.unread[path] = true
     self.findings:set("file " .. path, { { level = "error", file = path, text = "cannot be read: " .. problem } })
   else
     self.findings:set("file " .. path, nil)
@@ -64,6 +67,14 @@ function files:take(path, is_asked_for)
   for file in pairs(below) do sorted[#sorted + 1] = file end
   table.sort(sorted)
   for _, file in ipairs(sorted) do take_file(self, file) end
+end
+
+--- Tries again what could not be read.
+function files:retry()
+  local paths = {}
+  for path in pairs(self.unread) do paths[#paths + 1] = path end
+  table.sort(paths)
+  for _, path in ipairs(paths) do take_file(self, path) end
 end
 
 --- Reads a root for the first time.

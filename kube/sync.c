@@ -24,7 +24,7 @@
 #include "kube/native.h"
 #include "kube/watch.h"
 
-enum { GATHER_MS = 2, GATHER_MORE_MS = 5, GATHER_MAX_MS = 20, SLICE_MS = 4 };
+enum { GATHER_MS = 2, GATHER_MORE_MS = 5, GATHER_MAX_MS = 20, SLICE_MS = 4, RETRY_MS = 1000 };
 #define SYNC_MAGIC MAGIC('s', 'y', 'n', 'c')
 
 struct sync {
@@ -391,11 +391,12 @@ static bool review(struct sync *sync) {
   return sync->review || !review_queue_is_empty(&sync->reviews);
 }
 
-static bool work(struct sync *sync) {
+static bool work(struct sync *sync, bool *has_unread) {
   begin(sync, "work");
   lua_pushnumber(sync->L, SLICE_MS / 1000.0);
-  if (!call(sync, 1, 1)) return false;
-  bool is_more = lua_toboolean(sync->L, -1);
+  if (!call(sync, 1, 2)) return false;
+  bool is_more = lua_toboolean(sync->L, -2);
+  *has_unread = lua_toboolean(sync->L, -1);
   if (!is_more) note_policies(sync);
   return is_more;
 }
@@ -425,10 +426,10 @@ static void wait_for_stop(struct sync *sync) {
 }
 
 static void run_directory(struct sync *sync) {
-  bool is_more = true, is_asked = false; /* more: what came while the first sync ran */
+  bool is_more = true, is_asked = false, has_unread = false; /* more: what came while the first sync ran */
   while (!atomic_load(&sync->is_stopping)) {
     struct pollfd fds[2] = {{.fd = sync->wake_fd, .events = POLLIN}, {.fd = watch_fd(sync->watch), .events = POLLIN}};
-    int count = poll(fds, 2, is_more || is_asked ? 0 : -1);
+    int wait = is_more || is_asked ? 0 : has_unread ? RETRY_MS : -1, count = poll(fds, 2, wait);
     if (count < 0 && errno != EINTR) must(!"poll");
     if (fds[0].revents) forget_wakes(sync);
     is_asked = review(sync);
@@ -438,7 +439,11 @@ static void run_directory(struct sync *sync) {
       take_changes(sync, since);
       is_more = true;
     } else if (is_more) {
-      is_more = work(sync);
+      is_more = work(sync, &has_unread);
+    } else if (wait == RETRY_MS && count == 0) {
+      begin(sync, "retry");
+      call(sync, 0, 0);
+      is_more = true;
     }
   }
 }

@@ -686,7 +686,13 @@ function sync:change(paths, since)
   if #of_policies > 0 then policy_change.begin(self, of_policies) end
 end
 
---- Work that is left, for at most `seconds`. True if there is more.
+--- Files that could not be read are tried again.
+function sync:retry()
+  self.files:retry()
+  self:flush()
+end
+
+--- Work that is left, for at most `seconds`. True if there is more; and whether files wait for a retry.
 ---@param seconds number
 function sync:work(seconds)
   local deadline = native.clock() + seconds
@@ -711,7 +717,7 @@ function sync:work(seconds)
     pass.built[host] = self:build(host, pass.set)
   end
   self:rest()
-  return self:has_work()
+  return self:has_work(), next(self.files.unread) ~= nil
 end
 
 --- `moongate check`.

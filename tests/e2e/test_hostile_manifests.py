@@ -1,5 +1,6 @@
 """Authors of Ingresses and Services who mean harm to others: what they write is a report on their object, and nothing else is hurt."""
 import re
+import resource
 import socket
 import threading
 
@@ -128,3 +129,15 @@ def test_what_authors_write_is_one_field_of_a_log_line(through):
     for line in proxy.errors.all():
         bare = re.sub(r'"(\\.|[^"\\])*"', '""', line)
         assert line.startswith("time=") and not re.search(r"[\x00-\x1f\x7f]", line) and bare.count("level=") == bare.count("message=") == 1, line
+
+
+def test_a_change_is_not_lost_while_there_are_no_files_left(through):
+    """Clients can take all descriptors for a while; a manifest that comes then is read later, without being touched again."""
+    proxy = through(obedient, expect_errors=["cannot be read: Too many open files"])
+    limits = resource.prlimit(proxy.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(proxy.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    proxy.write("late.json", [ingress("late", "late.example")])
+    wait_until(lambda: proxy.errors.find("late.json: cannot be read"), what="the report")
+    resource.prlimit(proxy.process.pid, resource.RLIMIT_NOFILE, limits)
+    wait_until(lambda: statuses(proxy.raw(request(host="late.example", headers="Connection: close\r\n"), half_close=False)) == [200], what="the retry")
+    assert len([line for line in proxy.errors.all() if "late.json" in line]) == 1
