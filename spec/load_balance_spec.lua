@@ -32,6 +32,13 @@ describe("load-balance", function()
     assert.equal("round_robin", route.set.balancer)
   end)
 
+  it("takes no text that asks for the same thousands of times, for each request", function()
+    local route = shop({ ["upstream-hash-by"] = ("$request_uri"):rep(1000) }, { allow_findings = true })
+    assert.matches("^upstream%-hash%-by: %$request_uri.* has more than 32 variables$", route.findings[1].text)
+    assert.equal("round_robin", route.set.balancer)
+    assert.equal("hash", shop({ ["upstream-hash-by"] = ("$request_uri"):rep(32) }).set.balancer)
+  end)
+
   it("hashes, which wins", function()
     local route = shop { ["upstream-hash-by"] = "$request_uri", ["load-balance"] = "ewma" }
     assert.equal("hash", route.set.balancer)

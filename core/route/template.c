@@ -86,6 +86,17 @@ static bool scan_name(struct span text, size_t at, struct span *name, size_t *ne
   return true;
 }
 
+/* An expansion is as long as its variables together, and each may be a whole head: an author's template must not be able to ask for the same one thousands of
+ * times, for each request. Log formats are the operator's. */
+static bool is_small(const struct text_template *template, size_t length, enum template_unknown unknown, char *error, size_t error_size) {
+  unsigned variables = 0, most = unknown == TEMPLATE_UNKNOWN_IS_ERROR ? TEMPLATE_VARIABLES : TEMPLATE_LOG_VARIABLES;
+  for (unsigned i = 0; i < template->count; i++) variables += template->parts[i].variable != VARIABLE_TEXT;
+  if (variables > most) snprintf(error, error_size, "has more than %u variables", most);
+  else if (length > TEMPLATE_BYTES) snprintf(error, error_size, "is longer than %u bytes", TEMPLATE_BYTES);
+  else return true;
+  return false;
+}
+
 static int clip(size_t length) { return length > 64 ? 64 : (int)length; }
 
 struct text_template *template_new(struct span source, enum template_unknown unknown, char *error, size_t error_size) {
@@ -120,6 +131,7 @@ struct text_template *template_new(struct span source, enum template_unknown unk
     i = literal = next;
   }
   add_part(template, VARIABLE_TEXT, span_make(text.data + literal, text.length - literal));
+  if (!is_small(template, text.length, unknown, error, error_size)) goto fail;
   return template;
 fail:
   template_free(template);

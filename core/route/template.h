@@ -104,6 +104,7 @@ struct text_template {
 
 enum template_unknown { TEMPLATE_UNKNOWN_IS_ERROR = 0, TEMPLATE_UNKNOWN_IS_EMPTY = 1 /* log formats: expands to "" */ };
 
+enum { TEMPLATE_BYTES = 16384, TEMPLATE_VARIABLES = 32, TEMPLATE_LOG_VARIABLES = 256 };
 /* NULL with a message in `error` ("has the unknown variable $foo"). */
 struct text_template *template_new(struct span text, enum template_unknown unknown, char *error, size_t error_size);
 void template_free(struct text_template *template);

@@ -81,6 +81,17 @@ static void unknown_names_are_errors_or_empty(void **state) {
   assert_string_equal(error, "has the unknown variable $foo");
   assert_null(template_new(SPAN("$http_"), TEMPLATE_UNKNOWN_IS_ERROR, error, sizeof error));
   assert_string_equal(error, "has the unknown variable $http_");
+  char many[TEMPLATE_BYTES + 2];
+  memset(many, 'a', sizeof many);
+  for (unsigned i = 0; i <= TEMPLATE_VARIABLES; i++) memcpy(many + 2 * i, "$1", 2);
+  assert_null(template_new(span_make(many, 2 * TEMPLATE_VARIABLES + 2), TEMPLATE_UNKNOWN_IS_ERROR, error, sizeof error));
+  assert_string_equal(error, "has more than 32 variables");
+  template_free(template_new(span_make(many, 2 * TEMPLATE_VARIABLES), TEMPLATE_UNKNOWN_IS_ERROR, error, sizeof error));
+  template_free(template_new(span_make(many, 2 * TEMPLATE_VARIABLES + 2), TEMPLATE_UNKNOWN_IS_EMPTY, error, sizeof error));
+  memset(many, 'a', sizeof many);
+  assert_null(template_new(span_make(many, TEMPLATE_BYTES + 1), TEMPLATE_UNKNOWN_IS_ERROR, error, sizeof error));
+  assert_string_equal(error, "is longer than 16384 bytes");
+  template_free(template_new(span_make(many, TEMPLATE_BYTES), TEMPLATE_UNKNOWN_IS_ERROR, error, sizeof error));
   assert_null(template_new(SPAN("${host"), TEMPLATE_UNKNOWN_IS_ERROR, error, sizeof error));
   assert_string_equal(error, "has no closing brace after ${host");
   struct arena arena;
