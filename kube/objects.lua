@@ -180,6 +180,8 @@ local function ingress_host(reader, raw, path)
   return host
 end
 
+local PATH_MAX = 2048 -- as a regex, quoted at its worst, it is still no more than route/regex.c takes
+
 local function ingress_path(reader, raw, path, api)
   local value, field = get(reader, raw, "path", "string", path)
   if not value or value == "" then value = "/" end
@@ -190,9 +192,9 @@ local function ingress_path(reader, raw, path, api)
   elseif not kind and api == "networking.k8s.io/v1" then
     problem(reader, "warn", path .. ".pathType", "is missing; a cluster refuses that, here it is taken as ImplementationSpecific")
   end
-  if value:sub(1, 1) ~= "/" and kind ~= "ImplementationSpecific" and kind then
-    problem(reader, "error", field, "is %q and does not begin with /", value)
-  end
+  -- The data side would refuse a host with such a path, and with it everybody else's paths on that host.
+  if value:sub(1, 1) ~= "/" then problem(reader, "error", field, "is %q and does not begin with /", value) end
+  if #value > PATH_MAX then problem(reader, "error", field, "is longer than %d bytes", PATH_MAX) end
   if value:find("[%z\r\n]") then problem(reader, "error", field, "holds a control character") end
   if kind and kind ~= "ImplementationSpecific" and not value:find("^/[A-Za-z0-9._/-]*$") then
     problem(reader, "strict", field, "is %q: %s paths hold letters, digits, and . _ / - only (a regex wants ImplementationSpecific)", value, kind)

@@ -141,3 +141,15 @@ def test_a_change_is_not_lost_while_there_are_no_files_left(through):
     resource.prlimit(proxy.process.pid, resource.RLIMIT_NOFILE, limits)
     wait_until(lambda: statuses(proxy.raw(request(host="late.example", headers="Connection: close\r\n"), half_close=False)) == [200], what="the retry")
     assert len([line for line in proxy.errors.all() if "late.json" in line]) == 1
+
+
+@pytest.mark.parametrize("path", ["x", "~x", "^/x", "/" + "a" * 2048, "/" + "\\E" * 1023 + "(", "/(" * 100, "/" + "(" * 300, "/\\", "/a{1,65535}{1,65535}", "/(?<a>x)(?<a>y)", "/(?R)", "/[[:x:]]"])
+def test_no_path_of_a_host_holds_up_the_others(moongate, echo, path):
+    """Whoever may write an Ingress may name any host: what cannot be served of it stands alone."""
+    hostile = [ingress(f"evil-{kind}", "shared.example", path, annotations=annotations, path_type="ImplementationSpecific")
+               for kind, annotations in (("plain", {}), ("regex", {"nginx.ingress.kubernetes.io/use-regex": "true"}), ("rewrite", {"nginx.ingress.kubernetes.io/rewrite-target": "/$1"}))]
+    proxy = moongate({"app.json": [service(), *slice_of([echo().port])], "a.json": [ingress("a", "shared.example", "/a")], "evil.json": hostile}, expect_errors=["evil"])
+    assert proxy.request("/a", "shared.example").status == 200
+    proxy.write("b.json", [ingress("b", "shared.example", "/b")])
+    proxy.wait_live("/b", "shared.example", lambda answer: answer.status == 200)
+    assert proxy.errors.find("Ingress default/evil-regex")
