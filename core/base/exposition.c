@@ -54,7 +54,7 @@ void exposition_scaled(struct buffer *out, uint64_t value, unsigned digits) {
   uint64_t rest = value % unit;
   if (rest == 0) return;
   for (unsigned i = digits; i > 0; i--, rest /= 10) text[i - 1] = (char)('0' + rest % 10);
-  while (text[digits - 1] == '0') digits--;
+  while (digits > 1 && text[digits - 1] == '0') digits--;
   buffer_append(out, SPAN("."));
   buffer_append(out, span_make(text, digits));
 }

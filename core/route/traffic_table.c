@@ -102,6 +102,7 @@ static void put_key(const struct traffic_shape *shape, const struct traffic_labe
 }
 
 static struct traffic *make_record(struct traffic_table *table, struct span key, size_t host_length) {
+  must(key.data);
   size_t head = sizeof(struct traffic) + table->shape.workers * sizeof(_Atomic(struct traffic_group *));
   struct traffic *traffic = check_memory(calloc(1, head + key.length));
   char *text = (char *)traffic + head;
