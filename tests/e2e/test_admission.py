@@ -331,7 +331,7 @@ def test_a_new_certificate_is_taken_and_a_broken_one_is_not(moongate, tmp_path):
     assert len([line for line in proxy.errors.all() if "certificate refused" in line]) == 1
     pair.swap(cert=pathlib.Path(pair.folder / "cert").read_text())  # a key of another certificate
     assert subject(port) == newer
-    assert len([line for line in proxy.errors.all() if "certificate refused" in line]) == 2
+    wait_until(lambda: len([line for line in proxy.errors.all() if "certificate refused" in line]) == 2, what="the second report")
     newest = ssl.PEM_cert_to_DER_cert(pair.swap())
     assert subject(port) == newest
 

@@ -264,7 +264,7 @@ def group_of(world, *offered):
     """The key exchange of a TLS 1.3 handshake in which the client offers these groups; None if it fails."""
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{world.https_port}", "-servername", "tls.example", "-tls1_3", "-groups", ":".join(offered)]
     said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10).stdout
-    found = re.search(r"(?:Server Temp Key: (?:ECDH, )?|Negotiated TLS1.3 group: )([\w-]+)", said)
+    found = re.search(r"(?:(?:Server|Peer) Temp Key: (?:ECDH, )?|Negotiated TLS1.3 group: )([\w-]+)", said)
     return found and found.group(1).lower()
 
 
