@@ -35,9 +35,9 @@
   X(POLICY_SERIES, 256, "series", "the count is dropped", "different label values of one such counter") \
   X(POLICY_SERIES_BYTES, 512, "bytes", "the count is dropped", "the label values of one count") \
   X(PASSES, 8, "passes", "508", "times that one request comes by here, as its CDN-Loop field says") \
-  X(METRIC_SERIES, 131072, "series", "not counted", "series of request metrics, each worker's own") \
-  X(METRIC_HOST_SERIES, 16384, "series", "not counted", "of them, of hosts that are aliases or not in an Ingress") \
-  X(METRIC_ROUTE_SERIES, 128, "series", "not counted", "statuses and methods of one route in one worker") \
+  X(METRIC_SERIES, 131072, "series", "not counted", "series of request metrics, of all workers") \
+  X(METRIC_HOST_SERIES, 16384, "series", "not counted", "series of request metrics under names of aliases, or of hosts that no Ingress has") \
+  X(METRIC_ROUTE_SERIES, 128, "series", "not counted", "statuses and methods of one route that a worker counts") \
   X(JSON_DEPTH, 128, "levels", "the answer is refused", "containers within each other in an answer of the API server") \
   X(API_ITEM_BYTES, 8388608, "bytes", "the answer is refused", "one object of a list or watch of the API server") \
   X(API_NEWS_BYTES, 4194304, "bytes", "reading pauses", "objects of the API server that were read and not yet taken") \

@@ -5,10 +5,12 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/arena.h"
 #include "base/check.h"
+#include "base/exposition.h"
 #include "base/hash.h"
 
 #define SLOTS (2u * LIMIT_POLICY_SERIES)
@@ -23,10 +25,9 @@ struct series {
 struct series_counter {
   struct series_registry *registry;
   struct series_counter *next;
-  struct arena arena; /* of the names */
+  struct arena arena; /* of the names, each ended by NUL */
   struct span owner, name, labels[SERIES_LABELS];
-  char help[SERIES_HELP_BYTES];
-  size_t help_length;
+  char help[SERIES_HELP_BYTES + 1];
   unsigned label_count, holders;
   uint64_t released_at;  /* serial */
   bool is_replaced;      /* not shown any more */
@@ -122,6 +123,7 @@ static void copy_plain(char *out, struct span text) {
 static struct span keep_plain(struct arena *arena, struct span text) {
   char *copy = arena_alloc(arena, text.length + 1);
   copy_plain(copy, text);
+  copy[text.length] = '\0';
   return span_make(copy, text.length);
 }
 
@@ -206,7 +208,7 @@ struct series_counter *series_hold(struct series_registry *registry, const struc
   if (counter) {
     counter->holders++;
     copy_plain(counter->help, declaration->help); /* the newest */
-    counter->help_length = declaration->help.length;
+    counter->help[declaration->help.length] = '\0';
   }
   pthread_mutex_unlock(&registry->lock);
   return counter;
@@ -285,56 +287,18 @@ void series_add(struct series_registry *registry, struct series_counter *counter
 
 /* ---- showing */
 
-static void put(struct buffer *out, const char *text) { buffer_append(out, span_of(text)); }
-
-static void put_escaped(struct buffer *out, struct span text, bool is_value) {
-  while (text.length > 0) {
-    size_t plain = span_find(text, '\\');
-    if (is_value) plain = span_find(span_make(text.data, plain), '"');
-    buffer_append(out, span_make(text.data, plain));
-    text = span_skip(text, plain);
-    if (text.length == 0) return;
-    put(out, "\\");
-    buffer_append(out, span_make(text.data, 1));
-    text = span_skip(text, 1);
+static void write_counter(struct buffer *out, const struct series_counter *counter, struct span name) {
+  for (unsigned slot = 0; slot < SLOTS; slot++) {
+    struct series *series = atomic_load_explicit(&counter->slots[slot], memory_order_acquire);
+    if (!series) continue;
+    struct buffer labels = {.data = NULL};
+    const char *value = series->bytes;
+    if (counter->owner.length > 0) exposition_label(&labels, "owner", counter->owner);
+    for (unsigned i = 0; i < counter->label_count; value += series->lengths[i++])
+      exposition_label(&labels, counter->labels[i].data, span_make(value, series->lengths[i]));
+    exposition_sample(out, name, buffer_span(&labels), SPAN(""), atomic_load_explicit(&series->value, memory_order_relaxed));
+    buffer_free(&labels);
   }
-}
-
-static void put_name(struct buffer *out, const struct series_counter *counter) {
-  put(out, "moongate_policy_");
-  buffer_append(out, counter->name);
-  put(out, "_total");
-}
-
-static void put_label(struct buffer *out, bool is_first, struct span name, struct span value) {
-  put(out, is_first ? "{" : ",");
-  buffer_append(out, name);
-  put(out, "=\"");
-  put_escaped(out, value, true);
-  put(out, "\"");
-}
-
-static void put_series(struct buffer *out, const struct series_counter *counter, struct series *series) {
-  bool has_labels = counter->owner.length > 0;
-  const char *value = series->bytes;
-  put_name(out, counter);
-  if (has_labels) put_label(out, true, SPAN("owner"), counter->owner);
-  for (unsigned i = 0; i < counter->label_count; i++) {
-    put_label(out, !has_labels, counter->labels[i], span_make(value, series->lengths[i]));
-    has_labels = true;
-    value += series->lengths[i];
-  }
-  buffer_printf(out, "%s %llu\n", has_labels ? "}" : "", (unsigned long long)atomic_load_explicit(&series->value, memory_order_relaxed));
-}
-
-static void put_head(struct buffer *out, const struct series_counter *counter) {
-  put(out, "# HELP ");
-  put_name(out, counter);
-  put(out, " ");
-  put_escaped(out, span_make(counter->help, counter->help_length), false);
-  put(out, "\n# TYPE ");
-  put_name(out, counter);
-  put(out, " counter\n");
 }
 
 void series_write(struct series_registry *registry, struct buffer *out) {
@@ -342,12 +306,11 @@ void series_write(struct series_registry *registry, struct buffer *out) {
   const struct series_counter *shown = NULL;
   for (struct series_counter *counter = registry->counters; counter; counter = counter->next) {
     if (counter->is_replaced) continue;
-    if (shown == NULL || !span_equal(shown->name, counter->name)) put_head(out, counter);
+    char name[sizeof "moongate_policy_" + SERIES_NAME_BYTES + sizeof "_total"];
+    snprintf(name, sizeof name, "moongate_policy_%s_total", counter->name.data);
+    if (shown == NULL || !span_equal(shown->name, counter->name)) exposition_family(out, span_of(name), "counter", counter->help);
     shown = counter;
-    for (unsigned slot = 0; slot < SLOTS; slot++) {
-      struct series *series = atomic_load_explicit(&counter->slots[slot], memory_order_acquire);
-      if (series) put_series(out, counter, series);
-    }
+    write_counter(out, counter, span_of(name));
   }
   pthread_mutex_unlock(&registry->lock);
 }
