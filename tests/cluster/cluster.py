@@ -160,9 +160,9 @@ class Cluster:
     def token(self, account, in_namespace, duration="1h"):
         return self.kubectl("create", "token", account, "-n", in_namespace, "--duration", duration).strip()
 
-    def write_kubeconfig(self, path, user, in_namespace="default", server=None):
+    def write_kubeconfig(self, path, user, in_namespace="default", server=None, authority=None):
         """`user` is {"token": ...} or {"tokenFile": ...}."""
-        authority = base64.b64encode((self.state / "ca.crt").read_bytes()).decode()
+        authority = base64.b64encode(authority.encode() if authority else (self.state / "ca.crt").read_bytes()).decode()
         path.write_text(json.dumps({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{"name": "test", "cluster": {"server": server or f"https://127.0.0.1:{self.PORT}", "certificate-authority-data": authority}}],

@@ -60,8 +60,10 @@ def space(cluster, request):
     yield made
     if has_failed(request):
         print(cluster.kubectl("get", "all,ingress,endpointslice,event", "-n", made.name, "-o", "wide", check=False).stdout)
-        for folder in (cluster.state / "logs" / made.name).glob("*"):
-            print(f"== {folder.name}\n" + "\n".join(made.log(folder.name).splitlines()[-40:]))
+        # The test's own pods, and the controllers of the deployed ones.
+        for folder in [folder for name in (made.name, "moongate", "ingress-nginx") for folder in (cluster.state / "logs" / name).glob("*")]:
+            lines = cluster.log(folder.parent.name, folder.name).splitlines()
+            print(f"== {folder.parent.name}/{folder.name}\n" + "\n".join([line for line in lines if "level=" in line][-40:] or lines[-20:]))
         print("== nodes\n" + cluster.nodes.tail() + "\n== server\n" + cluster.server.tail(10))
     made.end()
 

@@ -3,6 +3,7 @@ import http.client
 import json
 import os
 import re
+import socket
 
 import harness
 import namespace
@@ -43,31 +44,47 @@ def apply_rights(cluster, space, objects=None):
         wait_until(lambda: cluster.kubectl("auth", "can-i", verb, resource, "--as", account, "-n", space.name, check=False).returncode == 0, 10, f"the right to {verb} {resource}")
 
 
-class Controller(harness.Moongate):
-    """A process. `server` is another URL of the API server (a faults proxy's), `user` other credentials than a token of the service account."""
+def free_port():
+    """In our own namespace, with nobody who could take it in between but us."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
-    def __init__(self, cluster, space, folder, flags=(), server=None, user=None, expect_errors=(), workers=2, pod="controller-0", is_ready=True):
+
+class Controller(harness.Moongate):
+    """A process. `server` is another URL of the API server (a faults proxy's), `user` other credentials than a token of
+    the service account, `authority` another CA in PEM."""
+
+    def __init__(self, cluster, space, folder, flags=(), server=None, user=None, authority=None, expect_errors=(), workers=2, pod="controller-0", is_ready=True):
         self.folder = folder / pod
         self.folder.mkdir()
         self.expect_errors = list(expect_errors)
-        kubeconfig = cluster.write_kubeconfig(self.folder / "kubeconfig", user or {"token": cluster.token("moongate", space.name)}, space.name, server)
-        self.command = [harness.BINARY, "run", "--kubeconfig", str(kubeconfig), "--http-port", "0", "--https-port", "0", "--healthz-port", "0", "--workers", str(workers),
-                        "--bind-address", self.address, "--healthz-host", self.address, "-v=2", "--election-id=moongate-leader", "--post-shutdown-grace-period=0",
+        kubeconfig = cluster.write_kubeconfig(self.folder / "kubeconfig", user or {"token": cluster.token("moongate", space.name)}, space.name, server, authority)
+        # The log tells the ports after the first sync; who waits for that needs one before.
+        self.health_port = free_port()
+        self.command = [harness.BINARY, "run", "--kubeconfig", str(kubeconfig), "--http-port", "0", "--https-port", "0", "--healthz-port", str(self.health_port),
+                        "--workers", str(workers), "--bind-address", self.address, "--healthz-host", self.address, "-v=2", "--election-id=moongate-leader",
                         # There is no pod of this name whose labels could be asked for.
-                        "--update-status-on-shutdown=false", *flags]
+                        "--post-shutdown-grace-period=0", "--update-status-on-shutdown=false", *flags]
+        if not any(flag.startswith("--publish") for flag in flags):
+            self.command.append("--publish-status-address=192.0.2.10")
         self.environment = {**os.environ, "POD_NAME": pod, "POD_NAMESPACE": space.name}
         self.start(self.command, env=self.environment, preexec_fn=namespace.die_with_us)
         if is_ready:
             self.wait_ready()
+
+    def wait_for_ports(self):
+        """Later: see wait_ready."""
+
+    def wait_ready(self, timeout=30):
+        wait_until(lambda: self.process.poll() is not None or self.is_healthy(), timeout, "the controller to be ready")
+        super().wait_for_ports()
 
     def is_healthy(self):
         try:
             return self.admin("/healthz").status == 200
         except (OSError, http.client.HTTPException):
             return False
-
-    def wait_ready(self, timeout=30):
-        wait_until(self.is_healthy, timeout, "the controller to be ready")
 
     def access_lines(self, pattern=""):
         return [line for line in self.access.all() if re.search(pattern, line)]
@@ -78,6 +95,16 @@ class Balanced(harness.Moongate):
 
     def __init__(self, address, http_port=80, https_port=443):
         self.address, self.http_port, self.https_port = address, http_port, https_port
+
+    def wait_live(self, path, host, check, timeout=20, **more):
+        """Each connection may reach another replica: several in a row must fit."""
+        def all_of_them():
+            try:
+                answers = [self.request(path, host, **more) for _ in range(6)]
+            except (OSError, http.client.HTTPException):  # the balancer does not know of them yet
+                return None
+            return answers[0] if all(map(check, answers)) else None
+        return wait_until(all_of_them, timeout, f"{host}{path} live on all replicas")
 
 
 class Deployed:

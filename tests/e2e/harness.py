@@ -118,6 +118,9 @@ class Moongate:
     def start(self, command, **more):
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, **more)
         self.access, self.errors = Lines(self.process.stdout), Lines(self.process.stderr)
+        self.wait_for_ports()
+
+    def wait_for_ports(self):
         found = wait_until(lambda: self.errors.find(r"http_port=(\d+) https_port=(\d+) healthz_port=(\d+)") or self.process.poll() is not None, 30, "start")
         if found is True:
             raise AssertionError("moongate ended at start:\n" + "\n".join(self.errors.all()))

@@ -29,7 +29,8 @@ func newNetwork(ctx context.Context) (*network, error) {
 	if ip(ctx, nil, "link show dev cni0") == nil {
 		return n, nil // an agent before this one
 	}
-	return n, ip(ctx, nil, "link set lo up", "link add cni0 type bridge", "addr add 10.244.128.1/17 dev cni0", "link set cni0 up")
+	// Left to itself, a bridge takes the lowest address of its links and changes it when that one goes: pods would talk to nobody until they ask anew.
+	return n, ip(ctx, nil, "link set lo up", "link add cni0 address 0a:58:0a:f4:80:01 type bridge", "addr add 10.244.128.1/17 dev cni0", "link set cni0 up")
 }
 
 func (n *network) echoAddress() string {
