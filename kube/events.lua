@@ -66,6 +66,9 @@ function events:finding(finding)
   if not finding.key or not REASONS[finding.level] then return end
   local name = finding.field or finding.annotation or finding.setting
   local text = finding.text
+  if finding.file then -- one of the files that a ConfigMap holds
+    text = ("%s:%s %s"):format(finding.file:match("[^/]+$"), finding.line and finding.line .. ":" or "", text)
+  end
   if name and text:sub(1, #name + 1) ~= name .. ":" then text = name .. ": " .. text end
   self:say(finding.key, "Warning", REASONS[finding.level], text)
 end

@@ -311,6 +311,7 @@ describe("a cluster", function()
       if key:find("^events system/") and object.involvedObject.kind == "ConfigMap" then event = object end
     end
     assert.equal("mine", event.involvedObject.name)
+    assert.is_truthy(event.message:find("^greeting.lua:1: "), event.message)
     server:delete("ConfigMap", "system/mine")
     run.turn()
     assert.is_nil(config(run))
