@@ -124,6 +124,7 @@ struct exchange {
   void *script;          /* per-exchange state of the hook runner (ctx tables); NULL until a hook ran */
   enum hook_phase phase; /* of the hook that runs, for phase checks */
   unsigned hook_index;   /* next hook to run in the phase (for waiting hooks) */
+  unsigned char guards;  /* bits of script/guards.h: what guards have said */
   unsigned variable_count;
 
   /* times: loop microseconds */

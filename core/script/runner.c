@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "proxy/worker.h"
 #include "script/exchange_members.h"
+#include "script/guards.h"
 #include "script/lua_pack.h"
 #include "script/policy_set.h"
 
@@ -158,8 +159,11 @@ static enum hook_result answer(struct exchange *exchange, struct exchange_part *
     case ANSWER_REDIRECT:
       exchange_redirect(exchange, part->status, part->text);
       return HOOK_ANSWERED;
+    case ANSWER_ALLOW: /* no opinion where no guards are asked */
+      exchange->guards |= GUARD_ALLOWS;
+      return HOOK_NEXT;
     default:
-      return HOOK_NEXT; /* allow: no opinion where no guards are asked */
+      return HOOK_NEXT;
   }
 }
 
@@ -208,6 +212,17 @@ static enum hook_result run_hook(struct script_worker *script, struct exchange *
   return result;
 }
 
+static bool is_guard(const struct script_worker *script, const struct policy_set *set, const struct hook *hook) {
+  const struct policy_entry *entry = hook->policy < set->slot_count ? &set->by_slot[hook->policy] : NULL;
+  return entry && entry->name && entry->group->states[script->worker->number]->policies[entry->index].is_guard;
+}
+
+static bool is_last_guard(const struct script_worker *script, const struct policy_set *set, const struct hook *hooks, unsigned count) {
+  for (unsigned i = 0; i < count; i++)
+    if (is_guard(script, set, &hooks[i])) return false;
+  return true;
+}
+
 static enum hook_result run(void *self, struct exchange *exchange, enum hook_phase phase) {
   struct script_worker *script = self;
   must(script->magic == SCRIPT_WORKER_MAGIC && exchange->magic == EXCHANGE_MAGIC);
@@ -224,13 +239,18 @@ static enum hook_result run(void *self, struct exchange *exchange, enum hook_pha
       log_failure(script, exchange, "?", phase, "the policy is not in the policy set", false);
       return HOOK_FAILED;
     }
+    bool guards = phase == HOOK_ACCESS && is_guard(script, set, &hooks[i]);
+    if (guards && guards_are_done(exchange)) continue;
+    exchange->guards &= (unsigned char)~GUARD_ALLOWS;
     enum hook_result result = run_hook(script, exchange, host, &hooks[i], phase, entry, set->serial, error, sizeof error);
-    if (result == HOOK_NEXT) continue;
-    if (result != HOOK_FAILED) return result;
-    bool is_skipped = entry->group->states[script->worker->number]->policies[entry->index].is_skipping_errors;
-    atomic_fetch_add_explicit(&entry->tally->errors, 1, memory_order_relaxed);
-    log_failure(script, exchange, entry->name, phase, error, is_skipped);
-    if (!is_skipped) return HOOK_FAILED;
+    if (result == HOOK_FAILED) {
+      bool is_skipped = entry->group->states[script->worker->number]->policies[entry->index].is_skipping_errors;
+      atomic_fetch_add_explicit(&entry->tally->errors, 1, memory_order_relaxed);
+      log_failure(script, exchange, entry->name, phase, error, is_skipped);
+      if (is_skipped) result = HOOK_NEXT;
+    }
+    if (guards) result = guards_decide(exchange, result, is_last_guard(script, set, &hooks[i + 1], count - i - 1));
+    if (result != HOOK_NEXT) return result;
   }
   return HOOK_NEXT;
 }

@@ -339,6 +339,11 @@ int state_load_policy(struct script_state *state, struct span name, const char *
   lua_rawget(L, -2);
   policy.is_skipping_errors = lua_type(L, -1) == LUA_TSTRING && strcmp(lua_tostring(L, -1), "skip") == 0;
   lua_pop(L, 1);
+  lua_pushliteral(L, "guard");
+  lua_rawget(L, -2);
+  policy.is_guard = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  if (policy.is_guard) policy.is_skipping_errors = false;
   policy.table = luaL_ref(L, LUA_REGISTRYINDEX);
   policy.name = strndup(name.data, name.length);
   int index = state_find_policy(state, name);

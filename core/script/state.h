@@ -38,6 +38,7 @@ struct state_policy {
   int table;
   int hooks[HOOK_PHASES];
   bool is_skipping_errors; /* on_error = "skip" */
+  bool is_guard;           /* its access hook decides about admission; an error of it is never skipped */
 };
 
 struct exchange;

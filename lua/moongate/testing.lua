@@ -6,7 +6,7 @@
 --
 -- testing.route { ... }
 --   policy, policies   a file (or several): a path, or a name beside the spec or in policies/
---   source             the text of a policy instead of its file
+--   source             the text of a policy instead of its file; an item of `policies` may be { source =, trusted = } too
 --   trusted            run as a built-in; default: files of policies/ itself are, others are guests
 --   annotations        short names to texts            settings   ConfigMap keys to texts
 --   host, path, path_type, tls, namespace, name        facts of the Ingress ("_", "/", "Prefix", false, "default", "test")
@@ -145,13 +145,18 @@ end
 
 local function load_policies(spec, beside)
   local list = {}
-  if spec.source then
-    local trusted = spec.trusted or false
-    list[1] = { path = "policy.lua", source = spec.source, trusted = trusted, owner = trusted and "builtin" or "test" }
-  end
-  for _, name in ipairs(spec.policies or { spec.policy }) do
-    local path, source = find_policy(name, beside)
+  local items = {}
+  if spec.source then items[1] = { source = spec.source } end
+  for _, item in ipairs(spec.policies or { spec.policy }) do items[#items + 1] = item end
+  for i, item in ipairs(items) do
+    local path, source = "policy.lua", item.source
+    if type(item) == "string" then
+      path, source = find_policy(item, beside)
+    elseif i > 1 then
+      path = "policy" .. i .. ".lua"
+    end
     local trusted = spec.trusted
+    if type(item) == "table" and item.trusted ~= nil then trusted = item.trusted end
     if trusted == nil then trusted = is_builtin(path) end
     list[#list + 1] = { path = path, source = source, trusted = trusted, owner = trusted and "builtin" or "test" }
   end
