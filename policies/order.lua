@@ -6,6 +6,9 @@ return {
   "redirect",
   "rewrite",
   "ssl-redirect",
+  -- who may come in
+  "satisfy",
+  "access-lists",
   -- how the application is asked
   "upstream-vhost",
   "connection-header",

@@ -420,6 +420,11 @@ void link_pair(struct loop *loop, struct link *ends[2]) {
   ends[1]->other = ends[0];
 }
 
+void link_set_peer(struct link *link, const struct address *peer) {
+  must(link->other != NULL);
+  link->peer = *peer;
+}
+
 void link_set_owner(struct link *link, const struct link_events *events, void *owner) {
   link->events = events;
   link->owner = owner;

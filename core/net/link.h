@@ -79,6 +79,8 @@ void link_reset(struct link *link);
 
 struct loop *link_loop(const struct link *link);
 const struct address *link_peer(const struct link *link);
+/* For an end of link_pair: who its other end is taken for. */
+void link_set_peer(struct link *link, const struct address *peer);
 const struct address *link_local(const struct link *link);
 uint64_t link_bytes_read(const struct link *link);    /* plaintext */
 uint64_t link_bytes_written(const struct link *link); /* plaintext handed to link_write and taken by the kernel, or lost while it waited for that */

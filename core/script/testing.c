@@ -390,7 +390,8 @@ static void push_results(lua_State *L, struct world *world) {
   lua_setfield(L, -2, "received");
 }
 
-/* world:exchange(bytes, is_https, listener_port, answers) -> { client =, log =, received = { { endpoint, upstream, bytes } ... } } | nil, why */
+/* world:exchange(bytes, is_https, listener_port, answers, client address) -> { client =, log =, received = { { endpoint, upstream, bytes } ... } } | nil, why
+ */
 static int world_exchange(lua_State *L) {
   struct world *world = check_world(L);
   struct span bytes;
@@ -398,6 +399,10 @@ static int world_exchange(lua_State *L) {
   bool is_https = lua_toboolean(L, 3);
   lua_Integer port = luaL_checkinteger(L, 4);
   luaL_checktype(L, 5, LUA_TTABLE);
+  struct span client;
+  struct address peer;
+  client.data = luaL_checklstring(L, 6, &client.length);
+  if (address_parse_ip(client, 0, &peer) != 0) return luaL_error(L, "the client is no IP address: %s", client.data);
   clear_traffic(world);
   lua_pushnil(L);
   while (lua_next(L, 5)) {
@@ -416,6 +421,7 @@ static int world_exchange(lua_State *L) {
   link_pair(&worker->loop, ends);
   link_set_owner(ends[1], &client_events, world);
   link_start(ends[1]);
+  link_set_peer(ends[0], &peer);
   worker_serve(worker, ends[0], is_https, (uint16_t)port);
   link_write_span(ends[1], bytes);
   uint64_t begun = loop_now_us(&worker->loop) / 1000;

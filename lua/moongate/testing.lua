@@ -16,7 +16,7 @@
 --   answer             what endpoints answer: { status, headers, body }
 --   answers            the same by endpoint address, or "refuse"
 --   allow_findings     do not raise on the first complaint; they are in route.findings
--- route:request { method, host, uri, headers, body, scheme }
+-- route:request { method, host, uri, headers, body, scheme, client }     client: the address that it comes from
 --   -> { status, response = { headers, all, body }, sent = { method, uri, host, headers, body } or nil,
 --   upstream = "default", a service's "name:port" or nil, endpoint, attempts, log = { lines } }
 local core = require "moongate.core"
@@ -340,7 +340,7 @@ function Route:request(request)
   for address, answer in pairs(request.answers or self.answers) do answers[address] = answer == "refuse" and answer or answer_bytes(answer) end
   local is_https = request.scheme == "https"
   local host = self.host == "_" and "example.test" or self.host
-  local traffic, problem = self.world:exchange(request_bytes(request, host), is_https, is_https and 443 or 80, answers)
+  local traffic, problem = self.world:exchange(request_bytes(request, host), is_https, is_https and 443 or 80, answers, request.client or "127.0.0.1")
   if not traffic then error("route:request: " .. problem, 0) end
   local status, response = parse_response(traffic.client)
   local result = { status = status, response = response, bytes = traffic.client, attempts = #traffic.received, log = {} }

@@ -15,7 +15,6 @@ put(LATER, [[
   auth-proxy-set-headers auth-request-redirect auth-cache-key auth-cache-duration auth-keepalive auth-keepalive-share-vars auth-keepalive-requests
   auth-keepalive-timeout auth-always-set-cookie
   auth-tls-secret auth-tls-verify-client auth-tls-verify-depth auth-tls-error-page auth-tls-pass-certificate-to-upstream auth-tls-match-cn
-  satisfy allowlist-source-range whitelist-source-range denylist-source-range
 ]], true)
 put(NGINX, "auth-snippet", true)
 

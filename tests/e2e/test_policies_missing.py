@@ -6,7 +6,7 @@ from harness import BINARY, Echo, service, slice_of
 from worlds import PREFIX, case, running
 
 GUARDS = {"auth-type": "basic", "auth-secret": "x", "auth-url": "http://auth.example/", "auth-signin": "http://auth.example/", "auth-tls-secret": "default/ca", "auth-tls-match-cn": "CN=x",
-          "auth-snippet": "x", "satisfy": "any", "whitelist-source-range": "10.0.0.0/8", "allowlist-source-range": "10.0.0.0/8", "denylist-source-range": "10.0.0.0/8"}
+          "auth-snippet": "x"}
 HARMLESS = {"enable-cors": "true", "configuration-snippet": "deny all;", "limit-rps": "1", "custom-http-errors": "404", "global-rate-limit": "1", "enable-modsecurity": "true", "no-such-name": "1",
             "proxy-buffering": "on"}
 
