@@ -13,6 +13,7 @@ findings.__index = findings
 ---@field annotation string|nil
 ---@field setting string|nil
 ---@field is_quiet boolean|nil only for `check`, never logged
+---@field is_said boolean|nil it was logged
 
 local RANK = { deny = 1, error = 2, warn = 3, info = 4 }
 local LOG_LEVEL = { deny = "error", error = "error", warn = "warn", info = "info" }
@@ -27,6 +28,7 @@ local LOG_BURST, LOG_RATE = 100, 10
 
 ---@class Findings
 ---@field notify fun(finding: Finding)|nil told of each new finding
+---@field is_held boolean|nil nothing is said yet: what is missing may be on its way
 
 ---@param options FindingsOptions
 function findings.new(options)
@@ -70,6 +72,19 @@ local function identity(finding)
   return table.concat({ finding.level, finding.key or finding.file or "", finding.field or finding.annotation or finding.setting or "", finding.text }, "\0")
 end
 
+local function say(self, finding)
+  if finding.is_quiet or finding.is_said or self.is_held then return end
+  finding.is_said = true
+  self:log(finding)
+  if self.notify then self.notify(finding) end
+end
+
+--- Says from now on what is found, and what is there.
+function findings:release()
+  self.is_held = nil
+  self:each(function(finding) say(self, finding) end)
+end
+
 --- Replaces all findings of one source (a document, a host, a Service ...); new ones are logged.
 ---@param source string
 ---@param list Finding[]|nil
@@ -80,17 +95,15 @@ function findings:set(source, list)
     return
   end
   local known = {}
-  for _, finding in ipairs(before or {}) do known[identity(finding)] = true end
+  for _, finding in ipairs(before or {}) do known[identity(finding)] = finding end
   local seen, kept = {}, {}
   for _, finding in ipairs(list) do
     local id = identity(finding)
     if not seen[id] then
       seen[id] = true
       kept[#kept + 1] = finding
-      if not known[id] and not finding.is_quiet then
-        self:log(finding)
-        if self.notify then self.notify(finding) end
-      end
+      finding.is_said = known[id] and known[id].is_said
+      say(self, finding)
     end
   end
   self.by_source[source] = kept

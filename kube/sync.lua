@@ -367,10 +367,10 @@ function sync:build_settings()
   local before = self.own
   self.own = own
   if id and id ~= "" and not map then list[#list + 1] = { level = "warn", text = ("--configmap: ConfigMap %s does not exist"):format(id) } end
-  for _, finding in ipairs(list) do finding.key = map and map.key end
   local edits = native.array {}
   self:header_edits("proxy-set-headers", "set_request", edits, list)
   self:header_edits("add-headers", "set_response", edits, list)
+  for _, finding in ipairs(list) do finding.key = map and map.key end
   self:default_backend(fields, list)
   self:default_certificate(fields, list)
   fields.edits = edits
@@ -644,6 +644,7 @@ function sync:flush()
   if self.cluster and not self.is_ready and self.cluster:is_pending() then return end -- what hosts asked for is still to come
   self:finish_message()
   self.is_ready = true
+  if self.cluster then self.findings:release() end
 end
 
 --- After the first sync: changes leave little garbage, so that memory stays flat.
@@ -661,6 +662,7 @@ function sync:start(paths)
   if not set then return nil, problem end
   self.scopes.names = scopes.declared(set.order)
   if self.cluster then
+    self.findings.is_held = true
     self.cluster:start()
     return true
   end

@@ -32,17 +32,20 @@ end
 
 local CLASS = { apiVersion = "networking.k8s.io/v1", kind = "IngressClass", metadata = { name = "nginx" }, spec = { controller = "k8s.io/ingress-nginx" } }
 
---- A sync over an api_server. `run.turn(seconds)` lets time pass until nothing is left to do.
+--- A sync over an api_server. `run.turn(seconds)` lets time pass until nothing is left to do; `run.said` is what was logged about objects.
 local function start(server, flags)
   flags = flags or {}
+  local said = {}
   flags["watch-ingress-without-class"] = flags["watch-ingress-without-class"] or "false"
   local run = kube.follow {
     flags = flags,
     attach = function(sync)
       following.attach(sync, { client = server, identity = { pod = "moongate-0", namespace = "system" }, clock = function() return server.now end,
         time = function() return 1767225600 + server.now end, random = function() return 0.5 end })
+      sync.findings.write = function(_, _, text) said[#said + 1] = text end
     end,
   }
+  run.said = said
   function run.turn(seconds)
     local deadline = server.now + (seconds or 0.1)
     while server.now < deadline do
@@ -264,6 +267,20 @@ describe("a cluster", function()
     server:delete("Ingress", "default/more")
     run.turn(130)
     assert.is_nil(run.sync.store:get("Secret", "default/idle"))
+  end)
+
+  it("says what is missing once all is there that can be", function()
+    local server = basic()
+    server:apply { apiVersion = "v1", kind = "ConfigMap", metadata = { name = "settings", namespace = "system" },
+      data = { ["add-headers"] = "system/headers" } }
+    server:apply { apiVersion = "v1", kind = "ConfigMap", metadata = { name = "headers", namespace = "system" }, data = { ["X-A"] = "1" } }
+    local run = start(server, { configmap = "system/settings" })
+    assert.same({}, run.said)
+    server:delete("ConfigMap", "system/headers")
+    run.turn()
+    assert.same({ "ConfigMap system/settings: add-headers: ConfigMap system/headers does not exist" }, run.said)
+    run = start(server, { configmap = "system/settings" })
+    assert.same({ "ConfigMap system/settings: add-headers: ConfigMap system/headers does not exist" }, run.said)
   end)
 
   it("reads the controller's ConfigMap, live", function()
