@@ -94,6 +94,15 @@ describe("a guest state", function()
   describe("under its ceiling", function()
     it("stops a table that grows", function() assert.matches("not enough memory", outcome("local t = {} for i = 1, 1e9 do t[i] = i end")) end)
     it("stops a string that grows", function() assert.matches("not enough memory", outcome("local s = 'x' while true do s = s .. s end")) end)
+    it("stops coroutines", function()
+      assert.matches("not enough memory", outcome("local t = {} for i = 1, 1e7 do t[i] = coroutine.create(function() end) end"))
+    end)
+    it("counts what values take in C", function()
+      assert.matches("not enough memory", outcome("local regex, t = require('moongate').regex, {} for i = 1, 1e6 do t[i] = regex('a' .. i) end"))
+      local maps = "local map, t = require('moongate').map, {} for i = 1, 1e6 do t[i] = map { a = ('x'):rep(1000) } end"
+      assert.matches("not enough memory", outcome(maps))
+      assert.equal("outcome: nil", outcome("local regex = require('moongate').regex for i = 1, 3000 do regex('a' .. i) end"))
+    end)
     it("stops string.rep", function() assert.matches("not enough memory", outcome("return #('x'):rep(1e9)")) end)
     it("goes on afterwards", function()
       outcome("local t = {} for i = 1, 1e9 do t[i] = {} end")
@@ -149,6 +158,68 @@ describe("a guest's hook", function()
   it("that eats memory costs its own exchange a 500, and no other", function()
     local greedy = route("if exchange.request.path == '/eat' then local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(100) .. i end end")
     assert.equal(500, greedy:request({ uri = "/eat" }).status)
+    assert.equal(200, greedy:request({ uri = "/" }).status)
+  end)
+
+  local spent, deep, full = "instruction budget spent", "nested too deep", "not enough memory"
+  local BIG = "local s = ('a'):rep(3e6) "
+  local attacks = {
+    -- C's stack: what C calls, and calls it again
+    ["recursion in gsub"] = { "local function f() return (('x'):gsub('x', f)) end f()", deep },
+    ["recursion in gsub's table"] = {
+      "local t = setmetatable({}, {}) getmetatable(t).__index = function() return (('x'):gsub('x', t)) end local _ = t.x", deep,
+    },
+    ["coroutines in coroutines"] = { "local function f() return coroutine.wrap(f)() end f()", deep },
+    ["recursion"] = { "local function f() return 1 + f() end f()", "stack overflow" },
+    ["recursion in sort"] = { "local function f() table.sort({ 1, 2 }, f) end f()", "stack overflow" },
+    ["recursion in a metamethod"] = { "local m = {} m.__concat = function(a, b) return a .. b end local _ = setmetatable({}, m) .. ''", "stack overflow" },
+    ["recursion in __tostring"] = { "local t = setmetatable({}, {}) getmetatable(t).__tostring = function(x) return tostring(x) end tostring(t)", spent },
+    ["a chain of __index"] = { "local t = {} setmetatable(t, { __index = t }) return t.x", "loop in gettable" },
+    -- time that instructions do not show
+    ["a comparison of long strings"] = { BIG .. "local b, c = s .. 'b', s .. 'c' while true do local _ = b < c end", spent },
+    ["number syntax of long strings"] = { "local s = (' '):rep(3e6) .. '1' while true do tonumber(s) end", spent },
+    ["next over a hole"] = { "local t = {} for i = 1, 6e3 do t['k' .. i] = 1 end for i = 1, 6e3 do t['k' .. i] = nil end while true do next(t) end", spent },
+    ["many results"] = { "local t = {} for i = 1, 7000 do t[i] = i end while true do select('#', unpack(t)) end", spent },
+    ["upper"] = { BIG .. "while true do s:upper() end", spent },
+    ["format"] = { "local s = ('\\0'):rep(1e5) while true do local _ = ('%q'):format(s) end", spent },
+    ["concat"] = { "local t = {} for i = 1, 100 do t[i] = ('x'):rep(1000) end while true do table.concat(t) end", spent },
+    ["hashes"] = { "local hash = require('moongate').hash " .. BIG .. "while true do hash.sha256(s) hash.crc32(s) end", spent },
+    ["a comparison in constant time"] = { "local equal = require('moongate').secure_equal " .. BIG .. "while true do equal(s, s) end", spent },
+    ["json.decode"] = { "local json = require('moongate').json local s = '[' .. ('1,'):rep(1e4) .. '1]' while true do json.decode(s) end", spent },
+    ["json.encode"] = { "local json, t = require('moongate').json, {} for i = 1, 1e4 do t[i] = i end while true do json.encode(t) end", spent },
+    ["a regex"] = { "local r, s = require('moongate').regex('(a|b|ab)*c'), ('ab'):rep(1e4) while true do r:match(s) end", spent },
+    ["fields of the request"] = { "local s = ('a'):rep(3e4) while true do exchange.request.headers:set('X-A', s) end", spent },
+    -- memory
+    ["a table held twice, and so on, as JSON"] = { "local t = {} for _ = 1, 30 do t = { t, t } end require('moongate').json.encode(t)", "more than 4 MiB" },
+    ["a table held twice, and so on, as a map"] = { "local t = {} for _ = 1, 30 do t = { a = t, b = t } end require('moongate').map(t)", "more than 4 MiB" },
+    ["a table in itself"] = { "local t = {} t.t = t require('moongate').json.encode(t)", "nested too deeply" },
+    ["a bomb of format"] = { "local t, s = {}, ('x'):rep(4e5) for i = 1, 200 do t[i] = s end return #('%s'):rep(200):format(unpack(t))", full },
+    ["a bomb of concat"] = { "local t, s = {}, ('x'):rep(4e5) for i = 1, 200 do t[i] = s end return #table.concat(t)", full },
+    -- errors and yields in odd places
+    ["an error that loops when it is shown"] = { "error(setmetatable({}, { __tostring = function() while true do end end }))", "error in error handling" },
+    ["an error that fails when it is shown"] = { "error(setmetatable({}, { __tostring = function() error('again') end }))", "error in error handling" },
+    ["an error that shows no text"] = { "error(setmetatable({}, { __tostring = function() return {} end }))", "error value is a table" },
+    ["a yield in sort"] = { "coroutine.wrap(function() table.sort({ 1, 2, 3 }, coroutine.yield) end)()", "attempt to yield across C%-call boundary" },
+    ["a yield in gsub"] = { "coroutine.wrap(function() return (('x'):gsub('x', coroutine.yield)) end)()", "attempt to yield across C%-call boundary" },
+    ["a method called on another kind of value"] = {
+      "local m = require('moongate') m.regex('a').match(m.template('b'), 'a')", "called on something else" },
+  }
+  for name, attack in pairs(attacks) do
+    it("survives " .. name, function()
+      local greedy = route("if exchange.request.path == '/attack' then " .. attack[1] .. " end")
+      local result = greedy:request { uri = "/attack" }
+      assert.equal(500, result.status)
+      assert.matches(attack[2], result.log[1])
+      assert.equal(200, greedy:request({ uri = "/" }).status)
+    end)
+  end
+
+  it("cannot use an exchange that has ended", function()
+    local greedy = route("kept = kept or exchange if exchange.request.path == '/late' then return kept.request.path end")
+    assert.equal(200, greedy:request({ uri = "/" }).status)
+    local result = greedy:request { uri = "/late" }
+    assert.equal(500, result.status)
+    assert.matches("used too late", result.log[1])
     assert.equal(200, greedy:request({ uri = "/" }).status)
   end)
 end)

@@ -9,8 +9,10 @@
 #include "base/buffer.h"
 #include "script/core_module.h"
 #include "script/lua_pack.h"
+#include "script/state.h"
 
 #define JSON_DEPTH 32
+#define JSON_OUTPUT_MAX (4u << 20) /* a table that holds another one twice, and so on, is small and endless to write */
 
 struct reader {
   lua_State *L;
@@ -208,6 +210,7 @@ static bool read_value(struct reader *r, int depth) {
 static int json_decode(lua_State *L) {
   struct span text;
   text.data = luaL_checklstring(L, 1, &text.length);
+  state_charge_bytes(L, text.length * 4);
   lua_settop(L, 1);
   struct reader r = {.L = L, .at = text.data, .end = text.data + text.length, .text = lua_pack_push_buffer(L)};
   bool is_done = read_value(&r, 0);
@@ -267,6 +270,7 @@ static void write_table(lua_State *L, int table, struct buffer *out, int depth) 
 }
 
 static void write_value(lua_State *L, int index, struct buffer *out, int depth) {
+  if (buffer_length(out) > JSON_OUTPUT_MAX) luaL_error(L, "json.encode: more than 4 MiB");
   switch (lua_type(L, index)) {
     case LUA_TNIL:
       buffer_append(out, SPAN("null"));
@@ -302,6 +306,7 @@ static int json_encode(lua_State *L) {
   lua_settop(L, 1);
   struct buffer *out = lua_pack_push_buffer(L);
   write_value(L, 1, out, 0);
+  state_charge_bytes(L, buffer_length(out) * 4);
   lua_pushlstring(L, buffer_span(out).data, buffer_length(out));
   buffer_free(out);
   return 1;

@@ -107,6 +107,12 @@ static int core_renew_budget(lua_State *L) {
   return 0;
 }
 
+/* For guest.lua, before it resumes a coroutine: that takes C's stack. */
+static int core_check_stack(lua_State *L) {
+  state_check_stack(L);
+  return 0;
+}
+
 static int core_is_guest(lua_State *L) {
   lua_pushboolean(L, state_of(L)->is_guest);
   return 1;
@@ -123,6 +129,7 @@ int luaopen_moongate_core(lua_State *L) {
                                        {"tls_check", core_tls_check},
                                        {"budget_is_spent", core_budget_is_spent},
                                        {"renew_budget", core_renew_budget},
+                                       {"check_stack", core_check_stack},
                                        {"is_guest", core_is_guest},
                                        {NULL, NULL}};
   for (const luaL_Reg *f = functions; f->name; f++) {

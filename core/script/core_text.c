@@ -8,10 +8,12 @@
 #include "http/cookie.h"
 #include "net/digest.h"
 #include "script/core_module.h"
+#include "script/state.h"
 
 static struct span check_span(lua_State *L, int index) {
   struct span text;
   text.data = luaL_checklstring(L, index, &text.length);
+  state_charge_bytes(L, text.length);
   return text;
 }
 

@@ -73,6 +73,7 @@ MEMBER(exchange_do_respond) {
     if (lua_type(L, -1) != LUA_TSTRING) return luaL_error(L, "%s: the body is a %s, not a string", function, luaL_typename(L, -1));
     struct span body;
     body.data = lua_tolstring(L, -1, &body.length);
+    state_charge_bytes(L, body.length);
     part->text = arena_span(&exchange->arena, body);
   }
   lua_getfield(L, 2, "headers");

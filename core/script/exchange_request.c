@@ -15,6 +15,7 @@ static struct span check_span(lua_State *L, int index, const char *function, con
   int type = lua_type(L, index);
   if (type != LUA_TSTRING && type != LUA_TNUMBER) luaL_error(L, "%s: the %s is a %s, not a string", function, what, luaL_typename(L, index));
   text.data = lua_tolstring(L, index, &text.length);
+  state_charge_bytes(L, text.length);
   return text;
 }
 

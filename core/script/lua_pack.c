@@ -9,8 +9,10 @@
 
 #include "base/check.h"
 #include "script/lua_value.h"
+#include "script/state.h"
 
 #define EXACT 9007199254740992.0 /* 2^53 */
+#define GUEST_DATA_MAX (4u << 20)
 
 static const char null_key, array_key; /* addresses: the null sentinel; the registry key of the array metatable */
 
@@ -56,6 +58,7 @@ struct encoder {
   struct buffer *out;
   char *error;
   size_t error_size;
+  size_t limit; /* of `out` */
 };
 
 static bool encode_value(struct encoder *e, int index, int depth);
@@ -133,6 +136,7 @@ static bool encode_table(struct encoder *e, int table, int depth) {
 
 static bool encode_value(struct encoder *e, int index, int depth) {
   lua_State *L = e->L;
+  if (buffer_length(e->out) > e->limit) return refuse(e, "data is more than 4 MiB", "");
   switch (lua_type(L, index)) {
     case LUA_TNIL:
       pack_put_nil(e->out);
@@ -168,7 +172,8 @@ static bool encode_value(struct encoder *e, int index, int depth) {
 }
 
 bool lua_pack_encode(lua_State *L, int index, struct buffer *out, char *error, size_t error_size) {
-  struct encoder e = {L, out, error, error_size};
+  /* A table that holds another one twice, and so on, is small and endless to write. */
+  struct encoder e = {L, out, error, error_size, state_of(L)->is_guest ? buffer_length(out) + GUEST_DATA_MAX : SIZE_MAX};
   int top = lua_gettop(L);
   if (index < 0) index = top + index + 1;
   bool is_done = encode_value(&e, index, 0);

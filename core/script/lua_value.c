@@ -37,6 +37,8 @@ static int value_collect(lua_State *L) {
   struct value_box *box = lua_touserdata(L, 1);
   if (box->value) value_release(box->value);
   box->value = NULL;
+  if (box->charged) state_of(L)->memory_used -= box->charged;
+  box->charged = 0;
   return 0;
 }
 
@@ -66,6 +68,7 @@ static int regex_match_text(lua_State *L) {
   struct value *value = check_value(L, PACK_REGEX, "regex:match");
   struct span text;
   text.data = luaL_checklstring(L, 2, &text.length);
+  state_charge_bytes(L, text.length * 4);
   struct regex_match match;
   enum limit_reached limit;
   if (!regex_match(value->regex, text, &match, &limit)) {
@@ -105,6 +108,7 @@ static int regex_replace(lua_State *L) {
   struct value *value = check_value(L, PACK_REGEX, "regex:replace");
   struct span text, replacement;
   text.data = luaL_checklstring(L, 2, &text.length);
+  state_charge_bytes(L, text.length * 4);
   replacement.data = luaL_checklstring(L, 3, &replacement.length);
   lua_Integer most = luaL_optinteger(L, 4, (lua_Integer)text.length + 1), count = 0;
   luaL_Buffer out;
@@ -220,15 +224,24 @@ static const char *kind_name(enum pack_value_kind kind) {
   return "value";
 }
 
-void lua_value_push(lua_State *L, struct value *value) {
-  struct value_box *box = lua_newuserdata(L, sizeof *box);
-  box->magic = VALUE_BOX_MAGIC;
+/* What a value takes of C's memory, about: a compiled regex is several times its source. */
+static size_t estimate(const struct value *value) { return sizeof *value + value->source.length * 4 + (value->kind == PACK_REGEX ? 8192 : 512); }
+
+static void fill_box(lua_State *L, struct value_box *box, struct value *value) {
+  struct script_state *state = state_of(L);
   box->value = value;
+  box->charged = state->is_guest ? estimate(value) : 0;
+  state->memory_used += box->charged;
+}
+
+static struct value_box *push_box(lua_State *L, enum pack_value_kind kind) {
+  struct value_box *box = lua_newuserdata(L, sizeof *box);
+  *box = (struct value_box){.magic = VALUE_BOX_MAGIC};
   char name[32];
-  snprintf(name, sizeof name, "moongate.%s", kind_name(value->kind));
+  snprintf(name, sizeof name, "moongate.%s", kind_name(kind));
   if (luaL_newmetatable(L, name)) {
     lua_newtable(L);
-    for (const luaL_Reg *f = methods_of(value->kind); f->name; f++) {
+    for (const luaL_Reg *f = methods_of(kind); f->name; f++) {
       lua_pushcfunction(L, f->func);
       lua_setfield(L, -2, f->name);
     }
@@ -237,11 +250,14 @@ void lua_value_push(lua_State *L, struct value *value) {
     lua_setfield(L, -2, "__gc");
     lua_pushcfunction(L, value_tostring);
     lua_setfield(L, -2, "__tostring");
-    lua_pushstring(L, kind_name(value->kind));
+    lua_pushstring(L, kind_name(kind));
     lua_setfield(L, -2, "__metatable");
   }
   lua_setmetatable(L, -2);
+  return box;
 }
+
+void lua_value_push(lua_State *L, struct value *value) { fill_box(L, push_box(L, value->kind), value); }
 
 /* value(kind, source) -> value | nil, why. A map's source is a table of strings. */
 static int core_value(lua_State *L) {
@@ -260,7 +276,9 @@ static int core_value(lua_State *L) {
     source = buffer_span(packed);
   } else {
     source.data = luaL_checklstring(L, 2, &source.length);
+    state_charge_bytes(L, source.length * 64);
   }
+  struct value_box *box = push_box(L, kind); /* first: at a guest's ceiling this raises */
   struct value *value = value_new(kind, source, error, sizeof error);
   if (packed) buffer_free(packed);
   if (value == NULL) {
@@ -268,7 +286,8 @@ static int core_value(lua_State *L) {
     lua_pushstring(L, error);
     return 2;
   }
-  lua_value_push(L, value);
+  fill_box(L, box, value);
+  state_check_memory(L);
   return 1;
 }
 
@@ -276,9 +295,10 @@ static int core_upstream_handle(lua_State *L) {
   struct span name;
   name.data = luaL_checklstring(L, 1, &name.length);
   char error[256];
+  struct value_box *box = push_box(L, PACK_UPSTREAM);
   struct value *value = value_new(PACK_UPSTREAM, name, error, sizeof error);
   if (value == NULL) return luaL_error(L, "upstream_handle: %s", error);
-  lua_value_push(L, value);
+  fill_box(L, box, value);
   return 1;
 }
 

@@ -13,6 +13,7 @@
 struct value_box {
   uint32_t magic;
   struct value *value; /* NULL after __gc */
+  size_t charged;      /* bytes of it that count for a guest's ceiling */
 };
 
 /* Takes the reference. */

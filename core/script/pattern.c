@@ -409,6 +409,7 @@ static void add_replacement(struct matcher *m, luaL_Buffer *out, const char *sta
     add_text(m, out, start, end);
     return;
   }
+  state_check_stack(L);
   if (type == LUA_TFUNCTION) {
     lua_pushvalue(L, 3);
     int count = push_groups(m, start, end);

@@ -38,7 +38,7 @@ static void *guest_alloc(void *context, void *block, size_t old_size, size_t new
   }
   if (state->is_bounded && new_size > old_size && (new_size > STATE_BLOCK_MAX || state->memory_used + (new_size - old_size) > state->memory_limit)) return NULL;
   /* Big blocks are filled by C that no hook looks into: they cost the budget. */
-  if (state->is_bounded && new_size >= 4096) state->budget -= (int64_t)(new_size / 64);
+  if (state->is_bounded && new_size >= 4096) state->budget -= (int64_t)(new_size / STATE_BYTES_PER_INSTRUCTION);
   void *moved = realloc(block, new_size);
   if (moved == NULL) return NULL;
   state->memory_used += new_size - old_size;
@@ -64,23 +64,40 @@ static struct script_state *record_get(lua_State *L) {
   return state;
 }
 
-/* LuaJIT's count hook is global to a state, coroutines included. Once the budget is spent every later look raises again, so that no pcall outlives it. */
-static void count_hook(lua_State *L, lua_Debug *record) {
-  (void)record;
-  struct script_state *state = record_get(L);
-  if (!state->is_bounded) return;
-  state->budget -= STATE_BUDGET_STEP;
-  struct timespec cpu;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
-  int64_t now = (int64_t)cpu.tv_sec * 1000000000 + cpu.tv_nsec;
-  if (state->cpu_started_ns == 0) state->cpu_started_ns = now;
-  if (state->budget > 0 && now - state->cpu_started_ns < state->cpu_limit_ns) return;
+static void raise_spent(lua_State *L, struct script_state *state) {
   state->budget = 0;
   state->is_budget_spent = true;
   luaL_where(L, 0);
   lua_pushliteral(L, "instruction budget spent");
   lua_concat(L, 2);
   lua_error(L);
+}
+
+static int64_t clock_ns(clockid_t clock) {
+  struct timespec now;
+  clock_gettime(clock, &now);
+  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* The CPU time is a system call: it is asked for now and then, and when the monotonic clock says that the last instructions took long. */
+static bool is_time_over(struct script_state *state) {
+  int64_t now = clock_ns(CLOCK_MONOTONIC);
+  bool is_late = state->looked_ns && now - state->looked_ns > STATE_LATE_NS;
+  state->looked_ns = now;
+  if (!is_late && state->looked_at_budget - state->budget < STATE_BUDGET_STEP) return false;
+  state->looked_at_budget = state->budget;
+  int64_t cpu = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+  if (state->cpu_started_ns == 0) state->cpu_started_ns = cpu;
+  return cpu - state->cpu_started_ns >= state->cpu_limit_ns;
+}
+
+/* LuaJIT's count hook is global to a state, coroutines included. Once the budget is spent every later look raises again, so that no pcall outlives it. */
+static void count_hook(lua_State *L, lua_Debug *record) {
+  (void)record;
+  struct script_state *state = record_get(L);
+  if (!state->is_bounded) return;
+  state->budget -= STATE_BUDGET_LOOK;
+  if (state->budget <= 0 || is_time_over(state)) raise_spent(L, state);
 }
 
 static int message_handler(lua_State *L) {
@@ -145,11 +162,34 @@ void state_reset_budget(struct script_state *state, int64_t budget) {
   state->budget = budget;
   state->cpu_limit_ns = budget * STATE_NS_PER_INSTRUCTION;
   state->cpu_started_ns = 0;
+  state->looked_ns = 0;
+  state->looked_at_budget = budget;
+  state->c_stack = __builtin_frame_address(0);
   state->is_budget_spent = false;
 }
 
 void state_charge(struct script_state *state, uint64_t instructions) {
   if (state->is_bounded) state->budget -= (int64_t)instructions;
+}
+
+void state_charge_bytes(lua_State *L, uint64_t bytes) {
+  struct script_state *state = state_of(L);
+  if (!state->is_bounded) return;
+  state->budget -= (int64_t)(bytes / STATE_BYTES_PER_INSTRUCTION);
+  if (state->budget <= 0) raise_spent(L, state);
+}
+
+void state_check_memory(lua_State *L) {
+  const struct script_state *state = state_of(L);
+  if (!state->is_bounded || state->memory_used <= state->memory_limit) return;
+  lua_gc(L, LUA_GCCOLLECT, 0);
+  if (state->memory_used > state->memory_limit) luaL_error(L, "not enough memory (the ceiling of this owner's policies)");
+}
+
+void state_check_stack(lua_State *L) {
+  const struct script_state *state = state_of(L);
+  const char *here = __builtin_frame_address(0);
+  if (state->is_bounded && state->c_stack - here > (ptrdiff_t)STATE_C_STACK_MAX) luaL_error(L, "functions that call each other through C are nested too deep");
 }
 
 static int call_bounded(struct script_state *state, int arguments, int results, int handler, int64_t budget) {
@@ -222,7 +262,7 @@ struct script_state *state_new(const struct state_options *options, char *error,
   if (options->is_guest) {
     pattern_install(L);
     lua_gc(L, LUA_GCSETPAUSE, 120);
-    lua_sethook(L, count_hook, LUA_MASKCOUNT, STATE_BUDGET_STEP);
+    lua_sethook(L, count_hook, LUA_MASKCOUNT, STATE_BUDGET_LOOK);
     lua_pushcfunction(L, load_library);
     if (lua_pcall(L, 0, 0, 0)) {
       snprintf(error, error_size, "%s", lua_tostring(L, -1));

@@ -22,11 +22,15 @@
 /* Budgets in interpreted instructions. */
 #define STATE_BUDGET_HOOK 200000        /* one hook at request time: about a millisecond */
 #define STATE_BUDGET_CONFIGURE 10000000 /* loading a file, or one policy's attach */
-#define STATE_BUDGET_STEP 1000          /* how often the count hook looks */
+#define STATE_BUDGET_LOOK 100           /* how often the count hook looks */
+#define STATE_BUDGET_STEP 1000          /* how often it asks for the CPU time, unless a look came late */
 /* What instructions do not show: C that works long on long strings. CPU time per budgeted instruction, and the largest block (string, table part) of a guest.
  */
 #define STATE_NS_PER_INSTRUCTION 250
+#define STATE_BYTES_PER_INSTRUCTION 64
 #define STATE_BLOCK_MAX (4u << 20)
+#define STATE_LATE_NS 1000000          /* so long between two looks is not the work of instructions */
+#define STATE_C_STACK_MAX (256u << 10) /* of calls from C into a policy and back, within one call of ours */
 
 /* The bottom of a state's stack, for good: the message handler; in workers' states the objects table (exchange_objects.c). */
 #define STATE_HANDLER 1
@@ -56,6 +60,9 @@ struct script_state {
   bool is_bounded;
   int64_t budget;
   int64_t cpu_limit_ns, cpu_started_ns; /* 0: the count hook did not look yet */
+  int64_t looked_ns;                    /* monotonic */
+  int64_t looked_at_budget;             /* the budget when the CPU time was looked at */
+  const char *c_stack;                  /* where the C stack was when the call began */
   bool is_budget_spent;
   /* policies, in load order */
   struct state_policy *policies;
@@ -110,6 +117,12 @@ int state_call_hook(struct script_state *state, int arguments, int results, int6
 void state_reset_budget(struct script_state *state, int64_t budget);
 /* Takes steps off the budget of the running code: for C functions that loop (patterns). */
 void state_charge(struct script_state *state, uint64_t instructions);
+/* The same for C functions that work through so many bytes without allocating them; raises when nothing is left. */
+void state_charge_bytes(lua_State *L, uint64_t bytes);
+/* Raises where a guest is above its ceiling: after what it holds in C has grown. */
+void state_check_memory(lua_State *L);
+/* Raises where C and a policy's functions have called each other too deep: for C functions that call what a policy gave them. */
+void state_check_stack(lua_State *L);
 
 /* package.path of a state: the library only. */
 void state_set_path(lua_State *L, const char *lua_directory);

@@ -44,6 +44,7 @@ local function guest_xpcall(f, handler, ...)
 end
 
 local function guest_resume(thread, ...)
+  core.check_stack()
   return passed(resume(thread, ...))
 end
 
@@ -57,7 +58,10 @@ end
 
 local function guest_wrap(f)
   local thread = create(f)
-  return function(...) return unwrap(passed(resume(thread, ...))) end
+  return function(...)
+    core.check_stack()
+    return unwrap(passed(resume(thread, ...)))
+  end
 end
 
 local strings = pick(string, "byte char find format gmatch gsub len lower match rep reverse sub upper")
