@@ -42,8 +42,7 @@ end
 ---@param options FollowingOptions
 function following.attach(sync, options)
   local clock, flags = options.clock or native.clock, sync.flags
-  -- Guests have no ceilings yet: what a ConfigMap brings in must be trusted.
-  if flags["trust-policies"] == "true" then sync.policies:follow_config_maps(options.identity.namespace, true) end
+  sync.policies:follow_config_maps(options.identity.namespace, flags["trust-policies"] == "true")
   sync.cluster = cluster.new {
     client = options.client, flags = flags, store = sync.store, log = native.log, clock = clock, random = options.random or math.random,
     uses = function(kind, id) return sync:uses(kind, id) end,
@@ -52,7 +51,7 @@ function following.attach(sync, options)
     end,
     ingress_seen = function(id, raw) sync.status:note(id, raw) end,
     restarted = function(count) sync.gauges:watch_restarts(count) end,
-    policies_in = sync.policies.config_maps and options.identity.namespace,
+    policies_in = options.identity.namespace,
     policies_changed = function(name, data)
       sync.late_policies = sync.late_policies or {}
       sync.late_policies[#sync.late_policies + 1] = sync.policies:put_config_map(name, data)

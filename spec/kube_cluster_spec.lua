@@ -312,9 +312,12 @@ describe("a cluster", function()
     end
     server:apply(map("first"))
     server:apply(map("stranger", "default"))
-    local run = start(server, { ["trust-policies"] = "true" })
+    local run = start(server)
     assert.equal(1, #run.messages)
     assert.equal("first", config(run))
+    for _, policy in ipairs(run.units["policies policies"].policies) do
+      if policy.name == "greeting" then assert.is_false(policy.trusted) end
+    end
     server:apply(map("second"))
     run.turn()
     assert.equal("second", config(run))

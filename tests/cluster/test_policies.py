@@ -47,11 +47,11 @@ def test_a_mounted_policy_changes_while_requests_run(deployed, space):
     assert {(pod["metadata"]["uid"], restarts(pod)) for pod in deployed.pods()} == before
 
 
-def test_labelled_configmaps_hold_policies_for_who_trusts_them(cluster, space, tmp_path):
+def test_labelled_configmaps_hold_policies(cluster, space, tmp_path):
     apply_rights(cluster, space)
     space.apply([ingress_class(), deployment(), service(), ingress("shop", "shop.test", annotations={"moongate.io/greeting": "hello"})])
     space.wait_endpoints("echoheaders", 1)
-    controller = Controller(cluster, space, tmp_path, ["--trust-policies"], expect_errors=["greeting"])
+    controller = Controller(cluster, space, tmp_path, expect_errors=["greeting"])
     controller.wait_live("/", "shop.test", lambda answer: answer.status == 200 and answer.header("X-Greeting") is None)
     label = {"moongate.io/policies": "true"}
     space.apply(policies(GREETING, "mine", label))
