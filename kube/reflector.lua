@@ -12,6 +12,8 @@ local WATCH_IDLE = 150      -- a bookmark comes each minute: so long without a b
 local BACKOFF_FIRST, BACKOFF_MAX = 0.5, 30
 local FORBIDDEN_AGAIN = 300 -- for what may be missing
 local SHORT_WATCH = 1       -- seconds: a watch that ends sooner counts as a failure, so that a server cannot make us spin
+local REFUSALS = 3          -- watches in a row that the server refuses: our version may mean nothing to it (one that was restored is at a lower one)
+local TOO_MANY = 429        -- a status that says nothing about our version
 
 ---@class ReflectorOptions
 ---@field name string the resource, for messages: "ingresses"
@@ -33,7 +35,7 @@ local SHORT_WATCH = 1       -- seconds: a watch that ends sooner counts as a fai
 ---@param options ReflectorOptions
 function reflector.new(options)
   return setmetatable({
-    options = options, known = {}, is_synced = false, is_forbidden = false, failures = 0, due = options.clock(), state = "waiting",
+    options = options, known = {}, is_synced = false, is_forbidden = false, failures = 0, refusals = 0, due = options.clock(), state = "waiting",
   }, reflector)
 end
 
@@ -66,7 +68,7 @@ local function back_off(self, text, after)
 end
 
 local function is_fine(self)
-  self.failures = 0
+  self.failures, self.refusals = 0, 0
   if self.trouble then
     self.trouble = nil
     self.options.trouble(self, nil)
@@ -121,7 +123,7 @@ local function end_list(self)
   self.is_synced = true
   if self.is_garbled then
     self.options.trouble(self, "the API server's list holds what is no object: it is left out")
-  else
+  elseif self.refusals == 0 then -- else it is the watch that must succeed
     is_fine(self)
   end
   self.options.synced(self)
@@ -150,8 +152,7 @@ local function on_list(self, kind, value, extra)
     self.page = nil
     if not is_text(metadata.resourceVersion) then
       back_off(self, "the API server's list has no resourceVersion")
-    elseif is_text(metadata.continue) then
-      self.version = metadata.resourceVersion
+    elseif is_text(metadata.continue) then -- the version counts when the list is whole: a watch from it makes up for nothing before it
       list(self, metadata.continue)
     else
       self.version, self.is_forbidden = metadata.resourceVersion, false
@@ -183,6 +184,20 @@ local function relist(self)
   self.options.restarted()
 end
 
+--- The server answers, and lets us watch no more.
+local function refused(self, text, after)
+  self.refusals = self.refusals + 1
+  if self.refusals >= REFUSALS then relist(self) end
+  back_off(self, text, after)
+end
+
+--- Our version is too old: a list, at once unless the one before it was of no use either.
+local function too_old(self)
+  relist(self)
+  self.refusals = self.refusals + 1
+  if self.refusals == 1 then list(self) else back_off(self, nil) end
+end
+
 --- One line of a watch. An event that cannot be understood ends the watch; a list makes up for what was missed.
 local function on_event(self, line)
   local event = json.decode(line)
@@ -192,10 +207,7 @@ local function on_event(self, line)
     return "the API server's watch sent what is no event"
   end
   if event.type == "ERROR" then
-    if object.code == 410 then
-      relist(self)
-      return nil, true
-    end
+    if object.code == 410 then return nil, true end
     return ("the API server ended the watch: %s"):format(tostring(object.message or object.reason or object.code))
   end
   local metadata = type(object.metadata) == "table" and object.metadata or {}
@@ -216,11 +228,12 @@ end
 
 local function on_watch(self, kind, value, extra)
   if kind == "event" then
-    is_fine(self)
     local problem, is_too_old = on_event(self, value)
     if problem or is_too_old then
       end_watch(self)
-      if is_too_old then list(self) else back_off(self, problem) end
+      if is_too_old then too_old(self) else refused(self, problem) end
+    else
+      is_fine(self)
     end
     return
   end
@@ -229,11 +242,11 @@ local function on_watch(self, kind, value, extra)
   if kind == "done" and value == 200 then
     if lasted >= SHORT_WATCH then watch(self) else back_off(self, nil) end
   elseif kind == "done" and value == 410 then
-    relist(self)
-    list(self)
+    too_old(self)
   elseif kind == "done" then
     if value == 403 or value == 404 then relist(self) end
-    back_off(self, status_text(value, extra), extra and extra.retry_after)
+    local fail = value == TOO_MANY and back_off or refused
+    fail(self, status_text(value, extra), extra and extra.retry_after)
   elseif lasted >= SHORT_WATCH then -- cut: the version is still good
     self.options.restarted()
     self.failures = 0

@@ -1,70 +1,12 @@
 -- A cluster as source: what is asked of the API server, what is sent to the workers' side, and what is written back.
-local api_server = require "spec.kube_api_server"
 local kube = require "spec.kube_support" -- brings moongate.kube
+local world = require "spec.kube_cluster_support"
 local following = require "kube.following"
 local json_text = require "kube.json_text"
 local lease = require "kube.lease"
 local status = require "kube.status"
 
-local function ingress(name, more)
-  more = more or {}
-  return {
-    apiVersion = "networking.k8s.io/v1", kind = "Ingress",
-    metadata = { name = name, namespace = more.namespace or "default", annotations = more.annotations },
-    spec = {
-      ingressClassName = more.class or "nginx", tls = more.tls,
-      rules = { { host = more.host or name .. ".test", http = { paths = { { path = "/", pathType = "Prefix",
-        backend = { service = { name = "web", port = { number = 80 } } } } } } } },
-    },
-  }
-end
-
-local function service(name) return { apiVersion = "v1", kind = "Service", metadata = { name = name, namespace = "default" },
-  spec = { ports = { { port = 80 } } } } end
-
-local function slice(name, ...)
-  local endpoints = {}
-  for i, ip in ipairs { ... } do endpoints[i] = { addresses = { ip }, conditions = { ready = true } } end
-  return { apiVersion = "discovery.k8s.io/v1", kind = "EndpointSlice", addressType = "IPv4",
-    metadata = { name = name .. "-1", namespace = "default", labels = { ["kubernetes.io/service-name"] = name } }, ports = { { port = 8080 } },
-      endpoints = endpoints }
-end
-
-local CLASS = { apiVersion = "networking.k8s.io/v1", kind = "IngressClass", metadata = { name = "nginx" }, spec = { controller = "k8s.io/ingress-nginx" } }
-
---- A sync over an api_server. `run.turn(seconds)` lets time pass until nothing is left to do; `run.said` is what was logged about objects.
-local function start(server, flags)
-  flags = flags or {}
-  local said = {}
-  flags["watch-ingress-without-class"] = flags["watch-ingress-without-class"] or "false"
-  local run = kube.follow {
-    flags = flags,
-    attach = function(sync)
-      following.attach(sync, { client = server, identity = { pod = "moongate-0", namespace = "system" }, clock = function() return server.now end,
-        time = function() return 1767225600 + server.now end, random = function() return 0.5 end })
-      sync.findings.write = function(_, _, text) said[#said + 1] = text end
-    end,
-  }
-  run.said = said
-  function run.turn(seconds)
-    local deadline = server.now + (seconds or 0.1)
-    while server.now < deadline do
-      local wait = following.turn(run.sync, 1)
-      if wait > 0 and #server.news == 0 then server.now = math.min(deadline, server.now + math.max(wait, 0.0005)) end
-    end
-  end
-  run.turn()
-  return run
-end
-
-local function basic()
-  local server = api_server.new()
-  server:apply(CLASS)
-  server:apply(service "web")
-  server:apply(slice("web", "10.0.0.1"))
-  server:apply(ingress "shop")
-  return server
-end
+local CLASS, basic, ingress, service, slice, start = world.CLASS, world.basic, world.ingress, world.service, world.slice, world.start
 
 describe("a cluster", function()
   teardown(kube.clean)
