@@ -1,5 +1,6 @@
 --- A cluster as the source of objects: which kinds are followed, where their objects go, and when the first sync is whole. Secrets and ConfigMaps are kept
---- only where something names them. Answers of the API client are handed to whoever sent the request.
+--- only where something names them (kube/named.lua). Answers of the API client are handed to whoever sent the request.
+local named = require "kube.named"
 local reflector = require "kube.reflector"
 
 local cluster = {}
@@ -37,9 +38,13 @@ cluster.KINDS = KINDS
 ---@param options ClusterOptions
 function cluster.new(options)
   local self = setmetatable({
-    options = options, flags = options.flags, handlers = {}, base = {}, named = {}, wanted = {}, unsynced = 0, restarts = 0,
-    sweep_at = options.clock() + SWEEP_SECONDS,
+    options = options, flags = options.flags, handlers = {}, base = {}, unsynced = 0, restarts = 0, sweep_at = options.clock() + SWEEP_SECONDS,
   }, cluster)
+  self.named = named.new {
+    follow = function(kind, more) return self:follow(kind, more) end, unfollow = function(made) self:unfollow(made) end,
+    put = function(kind, id, raw) self:put(kind, id, raw) end, remove = function(kind, id) self:remove(kind, id) end,
+    namespace = self.flags["watch-namespace"] or "", log = options.log,
+  }
   local selector = self.flags["watch-namespace-selector"] or ""
   if selector ~= "" then self.namespaces = {} end
   return self
@@ -84,11 +89,13 @@ local function trouble(self, made, text)
   end
 end
 
-local function follow(self, kind, more)
+---@private
+function cluster:follow(kind, more)
+  self.unsynced = self.unsynced + 1
   local rule, namespace = KINDS[kind], more.namespace or self.flags["watch-namespace"] or ""
   local path = rule.group .. (not rule.is_global and namespace ~= "" and "/namespaces/" .. namespace or "") .. "/" .. rule.name
   return reflector.new {
-    name = more.field_selector and ("%s (%s in %s)"):format(rule.name, more.field_selector, namespace) or rule.name,
+    name = more.field_selector and ("%s (%s%s)"):format(rule.name, more.field_selector, namespace ~= "" and " in " .. namespace or "") or rule.name,
     path = path, kind = kind, api = rule.api, field_selector = more.field_selector or rule.field_selector,
     label_selector = more.label_selector or rule.label_selector, is_optional = rule.is_optional,
     send = function(request, handler) return self:send(request, handler) end,
@@ -102,6 +109,12 @@ local function follow(self, kind, more)
     end,
     clock = self.options.clock, random = self.options.random,
   }
+end
+
+---@private
+function cluster:unfollow(made)
+  if not made.was_synced then self.unsynced = self.unsynced - 1 end
+  made:stop()
 end
 
 function cluster:put(kind, id, raw)
@@ -118,21 +131,7 @@ local function start_base(self, kind, more)
   more = more or {}
   more.put = more.put or function(id, raw) self:put(kind, id, raw) end
   more.remove = more.remove or function(id) self:remove(kind, id) end
-  self.base[kind] = follow(self, kind, more)
-  self.unsynced = self.unsynced + 1
-end
-
---- TLS Secrets are told apart from the start, but the bytes of those that nothing names are dropped here.
-local function start_secrets(self)
-  start_base(self, "Secret", {
-    put = function(id, raw)
-      if self.wanted["Secret " .. id] then self:put("Secret", id, raw) end
-    end,
-    remove = function(id)
-      self:remove("Secret", id)
-      if self.wanted["Secret " .. id] then self:follow_named("Secret", id) end -- it may come back as one of another type
-    end,
-  })
+  self.base[kind] = self:follow(kind, more)
 end
 
 --- ConfigMaps that hold policies: a kind of its own here, beside those that something names.
@@ -141,8 +140,7 @@ local function start_policies(self)
     self.options.policies_changed(id:match("/(.*)$"), data)
     self.is_dirty = true
   end
-  self.unsynced = self.unsynced + 1
-  self.base.policies = follow(self, "ConfigMap", {
+  self.base.policies = self:follow("ConfigMap", {
     namespace = self.options.policies_in, label_selector = POLICIES_LABEL,
     put = function(id, raw)
       local data = {}
@@ -195,7 +193,7 @@ function cluster:note_synced(kind, made, more)
     local meaning = kind == "IngressClass" and "spec.ingressClassName is not looked at" or "they count as absent"
     self.options.log("warn", "no right to read " .. made.options.name, meaning)
   end
-  if kind == "Ingress" then start_secrets(self) end
+  if kind == "Ingress" then self.named:start() end
   if more.on_synced then more.on_synced(made) end
 end
 
@@ -212,81 +210,26 @@ end
 --- The uid of an object, for Events.
 ---@return string|nil
 function cluster:uid(kind, id)
-  local made = self.base[kind] or self.named[kind .. " " .. id]
-  return made and made:uid(id)
+  local made = self.base[kind]
+  if made then return made:uid(id) end
+  return self.named:uid(kind, id)
 end
 
---- Something names this Secret or ConfigMap: from now on its bytes are kept. One that is not here yet comes as an ordinary change.
+--- Something names this Secret or ConfigMap.
 ---@param kind "Secret"|"ConfigMap"
 ---@param id string "namespace/name"
-function cluster:want(kind, id)
-  local key = kind .. " " .. id
-  if self.wanted[key] then return end
-  self.wanted[key] = true
-  if kind == "Secret" and not (self.base.Secret and self.base.Secret.is_synced) then return end -- its list tells which are left
-  self:follow_named(kind, id)
-end
-
-function cluster:follow_named(kind, id)
-  local key = kind .. " " .. id
-  local namespace, name = id:match("^([^/]+)/(.+)$")
-  if self.named[key] or not namespace then return end
-  self.unsynced = self.unsynced + 1
-  self.named[key] = follow(self, kind, {
-    namespace = namespace, field_selector = "metadata.name=" .. name,
-    put = function(_, raw)
-      -- The watch of TLS Secrets may have brought a newer version than the one that was listed for us.
-      if kind == "Secret" and self.base.Secret:uid(id) and self.options.store:get(kind, id) then return end
-      self:put(kind, id, raw)
-    end,
-    remove = function() self:remove(kind, id) end,
-    on_synced = function(made)
-      if kind == "Secret" and self.base.Secret:uid(id) then -- the watch of TLS Secrets brings its changes
-        made:stop()
-        self.named[key] = nil
-      end
-    end,
-  })
-end
-
---- After the list of TLS Secrets: whatever else was asked for is looked for by name.
-local function look_for_others(self)
-  for key in pairs(self.wanted) do
-    local id = key:match("^Secret (.*)$")
-    if id and not self.base.Secret:uid(id) then self:follow_named("Secret", id) end
-  end
-end
+function cluster:want(kind, id) self.named:want(kind, id) end
 
 --- Is something that the first sync needs still to come?
 function cluster:is_pending()
-  if not self.base.Secret then return true end
-  if self.base.Secret.is_synced and not self.has_looked then
-    self.has_looked = true
-    look_for_others(self)
-  end
-  return self.unsynced > 0
-end
-
-local function sweep(self)
-  for key in pairs(self.wanted) do
-    local kind, id = key:match("^(%S+) (.*)$")
-    if not self.options.uses(kind, id) then
-      self.wanted[key] = nil
-      if self.named[key] then
-        if not self.named[key].was_synced then self.unsynced = self.unsynced - 1 end
-        self.named[key]:stop()
-        self.named[key] = nil
-      end
-      self:remove(kind, id)
-    end
-  end
+  return self.named:is_pending() or self.unsynced > 0
 end
 
 -- ---- turns ----
 
 local function each_reflector(self, visit)
   for _, made in pairs(self.base) do visit(made) end
-  for _, made in pairs(self.named) do visit(made) end
+  self.named:each(visit)
 end
 
 --- Ticks what is due.
@@ -301,7 +244,7 @@ function cluster:tick(is_ready)
   for _, made in ipairs(ready) do made:tick() end
   if is_ready and now >= self.sweep_at then
     self.sweep_at = now + SWEEP_SECONDS
-    sweep(self)
+    self.named:sweep(self.options.uses)
   end
   each_reflector(self, function(made) due = math.min(due, made.due) end)
   return is_ready and math.min(due, self.sweep_at) or due

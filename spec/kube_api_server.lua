@@ -24,10 +24,9 @@ local PLURALS = { Ingress = "ingresses", IngressClass = "ingressclasses", Servic
 
 local function selected(object, parameters)
   local field, label = parameters.fieldSelector, parameters.labelSelector
-  if field then
-    local name, value = field:match("^([^=]+)=(.*)$")
-    if name == "type" and object.type ~= value then return false end
-    if name == "metadata.name" and object.metadata.name ~= value then return false end
+  for name, unlike, value in (field or ""):gmatch("([^,=!]+)(!?)=([^,]*)") do
+    local have = name == "type" and object.type or name == "metadata.name" and object.metadata.name
+    if (have == value) == (unlike == "!") then return false end
   end
   for name, value in (label or ""):gmatch("([^,=]+)=?([^,]*)") do
     local have = (object.metadata.labels or {})[name]
