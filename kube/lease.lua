@@ -85,16 +85,24 @@ local function complain(self, text)
   self.complaint = text
 end
 
+local function left(self)
+  self.has_left = true
+  set_leader(self, false)
+end
+
+--- Who has it; "": nobody.
+local function holder_of(seen)
+  local spec = type(seen) == "table" and seen.spec
+  return type(spec) == "table" and type(spec.holderIdentity) == "string" and spec.holderIdentity or ""
+end
+
 local function write(self, seen, is_release)
   local asked_at = self.options.clock()
   self.options.cluster:ask({
     method = seen and "PUT" or "POST", path = seen and self.path .. "/" .. self.name or self.path, content_type = "application/json",
     body = body(self, seen, is_release), timeout = self.duration / 4,
   }, function(status, text)
-    if is_release then
-      self.has_left = true
-      return
-    end
+    if is_release then return left(self) end
     if status == 200 or status == 201 then
       self.complaint, self.renewed_at = nil, asked_at
       self.observed = nil
@@ -108,13 +116,12 @@ end
 
 --- May we take it? Only when its holder has let it pass.
 local function is_free(self, seen)
-  local spec = type(seen.spec) == "table" and seen.spec or {}
-  seen.spec = spec
-  local holder = type(spec.holderIdentity) == "string" and spec.holderIdentity or ""
+  seen.spec = type(seen.spec) == "table" and seen.spec or {}
+  local holder = holder_of(seen)
   if holder == self.options.identity.pod or holder == "" then return true end
   local now, mark = self.options.clock(), seen.metadata.resourceVersion
   if self.observed ~= mark then self.observed, self.observed_at = mark, now end
-  return now - self.observed_at > (tonumber(spec.leaseDurationSeconds) or self.duration)
+  return now - self.observed_at > (tonumber(seen.spec.leaseDurationSeconds) or self.duration)
 end
 
 function look(self)
@@ -122,7 +129,7 @@ function look(self)
   self.options.cluster:ask({ method = "GET", path = self.path .. "/" .. self.name, timeout = self.duration / 4 }, function(status, text)
     local seen = status == 200 and json.decode(text)
     if self.is_leaving then
-      if type(seen) == "table" and self.is_leader then write(self, seen, true) else self.has_left = true end
+      if self.is_leader and holder_of(seen) == self.options.identity.pod then write(self, seen, true) else left(self) end
     elseif status == 404 then
       write(self, nil)
     elseif type(seen) == "table" and type(seen.metadata) == "table" then

@@ -194,9 +194,13 @@ local function finish(self, id, problem)
   self.busy = self.busy - 1
   if problem then
     self:complain(("Ingress %s: %s"):format(id, problem))
-    self.due = math.min(self.due, self.options.clock() + AGAIN_SECONDS)
+    if self.is_leader then self.due = math.min(self.due, self.options.clock() + AGAIN_SECONDS) end
   end
   pump(self)
+end
+
+local function may_write(self)
+  return self.is_leader or self.leaving ~= nil
 end
 
 local function write(self, id)
@@ -204,18 +208,18 @@ local function write(self, id)
   local path = ("/apis/networking.k8s.io/v1/namespaces/%s/ingresses/%s"):format(namespace, name)
   local wanted = self.addresses
   self.options.cluster:ask({ method = "GET", path = path, timeout = 10 }, function(code, text)
-    if code == 404 then return finish(self, id) end
+    if code == 404 or not may_write(self) then return finish(self, id) end
     local object = code == 200 and json.decode(text)
     if type(object) ~= "table" then return finish(self, id, code and "the API server answers " .. code or text) end
     if canonical(members(object, "status", "loadBalancer", "ingress")) == wanted then return finish(self, id) end
     local body = json_text.set(text, "status", encode(wanted))
     self.options.cluster:ask({ method = "PUT", path = path .. "/status", content_type = "application/json", body = body, timeout = 10 }, function(put, answer)
       if put == 200 or put == 404 then
-        self.written[id] = put == 200 and wanted or nil
+        self.written[id] = put == 200 and self.written[id] and wanted or nil -- it may be gone by now
         finish(self, id)
-      elseif put == 409 then -- it changed in between: the watch tells of it
-        finish(self, id)
+      elseif put == 409 then -- it changed in between
         enqueue(self, id)
+        finish(self, id)
       else
         finish(self, id, put and "the API server answers " .. put or answer)
       end
@@ -228,7 +232,7 @@ function pump(self)
   while self.busy < AT_ONCE and #self.queue > 0 do
     local id = table.remove(self.queue)
     self.queued[id] = nil
-    if differs(self, id) and (self.is_leader or self.leaving) and self.options.ingresses()[id] then
+    if differs(self, id) and may_write(self) and self.options.ingresses()[id] then
       self.busy = self.busy + 1
       write(self, id)
     end
@@ -243,7 +247,7 @@ end
 local function review_all(self)
   self.due = self.options.clock() + self.interval
   ask_addresses(self, function(addresses)
-    if not addresses or not self.is_leader then return end
+    if not addresses or not self.is_leader or self.is_leaving then return end
     self.addresses = addresses
     for id in pairs(self.options.ingresses()) do
       if differs(self, id) then enqueue(self, id) end
@@ -273,6 +277,7 @@ end
 ---@param is_leader boolean
 function status:lead(is_leader)
   self.is_leader = is_leader
+  if not is_leader then self.addresses = nil end -- by the next time they may be others
   self.due = is_leader and self.is_on and self.options.clock() or math.huge
 end
 
@@ -299,7 +304,7 @@ function status:leave(done)
       if members(pod, "metadata").name ~= self.options.identity.pod and not is_ending then others = others + 1 end
     end
     if not pods or others > 0 then return done() end
-    self.addresses, self.due, self.leaving = "", math.huge, done
+    self.addresses, self.due, self.leaving, self.is_leaving = "", math.huge, done, true
     for id in pairs(self.options.ingresses()) do
       if differs(self, id) then enqueue(self, id) end
     end
