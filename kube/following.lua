@@ -129,7 +129,7 @@ function following.turn(sync, seconds)
       sync:flush()
       local paths = take_late_policies(sync)
       if #paths > 0 then policy_change.begin(sync, paths) end
-      sync:rest()
+      sync:work(seconds) -- or changes that come without a pause would keep it waiting
       return 0
     end
     return is_more and 0 or math.max(0, math.min(wait, due - now))

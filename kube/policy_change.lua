@@ -1,5 +1,6 @@
 --- A new policy set: which hosts it touches, and its publication as one change when all of them are attached. Until then the old set goes on serving.
 local scopes = require "kube.scopes"
+local world = require "kube.world"
 
 local policy_change = {}
 
@@ -46,7 +47,31 @@ function policy_change.begin(self, paths)
   for host in pairs(self.hosts) do
     if is_all or is_touched { ingresses = self:ingresses_of(host) } then todo[host] = true end
   end
-  self.pass = { set = set, todo = todo, built = {}, all = is_all, affects = is_touched }
+  self.pass = { set = set, todo = todo, built = {}, users = {}, all = is_all, affects = is_touched }
+end
+
+--- Attaches one host, if one is left. Until all are, what it names is noted here and not in the world.
+---@param self table the sync, in a pass
+---@return boolean is_done
+function policy_change.step(self)
+  local pass = self.pass
+  local host = next(pass.todo)
+  if not host then return true end
+  pass.todo[host] = nil
+  local made = self:build(host, pass.set)
+  pass.built[host] = made
+  for key in pairs(made and made.users or {}) do world.add(pass.users, key, host) end
+  return false
+end
+
+--- A Secret or ConfigMap changed: hosts that were attached to the one before are attached again.
+---@param self table the sync
+---@param key string "secret namespace/name" or "config_map namespace/name"
+function policy_change.touch(self, key)
+  local pass = self.pass
+  for host in pairs(pass and pass.users[key] or {}) do
+    if pass.built[host] then pass.built[host], pass.todo[host] = nil, true end
+  end
 end
 
 --- Takes in policy files before anything was attached: their set is in force from the first message on.

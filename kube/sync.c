@@ -437,7 +437,7 @@ static void run_directory(struct sync *sync) {
       double since = now_seconds();
       gather(sync);
       take_changes(sync, since);
-      is_more = true;
+      is_more = work(sync, &has_unread); /* now, or changes that come without a pause would keep it waiting */
     } else if (is_more) {
       is_more = work(sync, &has_unread);
     } else if (wait == RETRY_MS && count == 0) {

@@ -100,10 +100,12 @@ end
 
 --- Does anything still name it?
 function sync:uses(kind, id)
+  local key = (kind == "Secret" and "secret " or "config_map ") .. id
+  if self.world.users[key] or (self.pass and self.pass.users[key]) then return true end
   if kind == "Secret" then
-    return self.world.users["secret " .. id] ~= nil or self.certificate_users[id] ~= nil or id == self.flags["default-ssl-certificate"]
+    return self.certificate_users[id] ~= nil or id == self.flags["default-ssl-certificate"]
   end
-  return self.world.users["config_map " .. id] ~= nil or id == self.flags.configmap or (self.setting_maps and self.setting_maps[id] == true)
+  return id == self.flags.configmap or (self.setting_maps and self.setting_maps[id] == true)
 end
 
 --- The data of a Secret or ConfigMap, for route:secret and route:config_map; the host that is being built is built again when it changes.
@@ -277,6 +279,7 @@ end
 
 function sync:touch_users(key)
   for host in pairs(self.world.users[key] or {}) do self.dirty.hosts[host] = true end
+  policy_change.touch(self, key)
 end
 
 function apply.Secret(self, item)
@@ -708,15 +711,8 @@ function sync:work(seconds)
   self.queue_head = head
   if not self.queue[head] then self.queue, self.queue_head = {}, 1 end
   if next(self.dirty.hosts) then self:flush() elseif #self.message > 0 then self:finish_message() end
-  local pass = self.pass
-  while pass and native.clock() < deadline do
-    local host = next(pass.todo)
-    if not host then
-      policy_change.finish(self)
-      break
-    end
-    pass.todo[host] = nil
-    pass.built[host] = self:build(host, pass.set)
+  while self.pass and native.clock() < deadline do
+    if policy_change.step(self) then policy_change.finish(self) end
   end
   self:rest()
   return self:has_work(), next(self.files.unread) ~= nil
