@@ -95,13 +95,16 @@ static void put_line(const struct family *family, const struct line *line, struc
   buffer_append(out, SPAN("\n"));
 }
 
-void gauges_write(struct gauges *gauges, struct span constant, struct buffer *out) {
+bool gauges_write(struct gauges *gauges, unsigned *next, struct span constant, struct buffer *out) {
+  unsigned i = *next;
+  size_t cursor = 0;
+  if (i == FAMILIES) return false;
+  ++*next;
   pthread_mutex_lock(&gauges->lock);
-  for (unsigned i = 0; i < FAMILIES; i++) {
-    size_t cursor = 0;
-    if (gauges->is_hidden[i] || gauges->lines[i].count == 0) continue;
+  if (!gauges->is_hidden[i] && gauges->lines[i].count) {
     exposition_family(out, families[i].name, families[i].type, families[i].help);
     for (struct hashmap_entry *entry; (entry = hashmap_next(&gauges->lines[i], &cursor));) put_line(&families[i], entry->value, constant, out);
   }
   pthread_mutex_unlock(&gauges->lock);
+  return true;
 }

@@ -16,7 +16,7 @@ void gauges_set(struct gauges *gauges, struct span family, struct span key, stru
 void gauges_remove(struct gauges *gauges, struct span family, struct span key);
 /* A hidden family keeps its lines and is not shown. */
 void gauges_show(struct gauges *gauges, struct span family, bool is_shown);
-/* `constant`: labels of those families that carry the controller's. */
-void gauges_write(struct gauges *gauges, struct span constant, struct buffer *out);
+/* Appends the family *next (from 0 on) and advances; false: there are no more. `constant`: labels of those families that carry the controller's. */
+bool gauges_write(struct gauges *gauges, unsigned *next, struct span constant, struct buffer *out);
 
 #endif

@@ -16,10 +16,15 @@
 #define PREFIX "nginx_ingress_controller_"
 #define REPOSITORY "moongate"
 
+/* What is small is made at the beginning; of the rest each part is made when the one before it is out: ten thousand certificates are some megabytes, too. */
 struct metrics_page {
-  struct buffer head, constant; /* constant: the controller's labels */
+  struct buffer made, constant; /* made: and not handed out; constant: the controller's labels */
+  struct gauges *gauges;
+  unsigned next_gauges;
   struct traffic_page *traffic;
 };
+
+#define PART_BYTES 16384
 
 struct gauge {
   const char *name, *help;
@@ -136,29 +141,33 @@ struct metrics_page *metrics_page_new(const struct metrics_source *source) {
   struct metrics_page *page = check_memory(calloc(1, sizeof *page));
   put_constant(&page->constant, source);
   struct span constant = buffer_span(&page->constant);
-  if (source->publisher) put_publisher(&page->head, source, constant);
-  put_connections(&page->head, source, constant);
-  process_metrics_write(&page->head, constant, source->started_unix);
-  put_build(&page->head, constant);
-  if (source->gauges) gauges_write(source->gauges, constant, &page->head);
-  put_counters(&page->head, source);
-  series_write(source->series, &page->head);
+  if (source->publisher) put_publisher(&page->made, source, constant);
+  put_connections(&page->made, source, constant);
+  process_metrics_write(&page->made, constant, source->started_unix);
+  put_build(&page->made, constant);
+  put_counters(&page->made, source);
+  series_write(source->series, &page->made);
+  page->gauges = source->gauges;
   if (source->traffic) page->traffic = traffic_page_new(source->traffic, constant);
   return page;
 }
 
 bool metrics_page_more(void *self, struct buffer *out) {
   struct metrics_page *page = self;
-  struct span head = buffer_span(&page->head);
-  buffer_append(out, head);
-  buffer_consume(&page->head, head.length);
-  return page->traffic && traffic_page_more(page->traffic, out);
+  while (buffer_length(&page->made) == 0 && page->gauges)
+    if (!gauges_write(page->gauges, &page->next_gauges, buffer_span(&page->constant), &page->made)) page->gauges = NULL;
+  struct span made = buffer_span(&page->made);
+  if (made.length == 0) return page->traffic && traffic_page_more(page->traffic, out);
+  if (made.length > PART_BYTES) made.length = PART_BYTES;
+  buffer_append(out, made);
+  buffer_consume(&page->made, made.length);
+  return buffer_length(&page->made) || page->gauges || page->traffic;
 }
 
 void metrics_page_free(void *self) {
   struct metrics_page *page = self;
   if (page->traffic) traffic_page_free(page->traffic);
-  buffer_free(&page->head);
+  buffer_free(&page->made);
   buffer_free(&page->constant);
   free(page);
 }

@@ -12,7 +12,8 @@
 
 #define CALL_MAGIC MAGIC('c', 'a', 'l', 'l')
 #define PATTERN_BYTES 16384
-#define SLICE_BYTES 131072 /* made for one client in one turn of the loop */
+#define SLICE_BYTES 32768 /* made for one client in one round of deferred calls: a turn of the loop has up to 16 */
+#define EMPTY_PART 16384  /* what a part counts for that was looked for in vain */
 
 struct service_client {
   struct service *service;
@@ -71,7 +72,7 @@ static void send_source(struct service_call *call) {
     is_more = call->source->more(call->source_context, &part);
     struct span bytes = buffer_span(&part);
     if (bytes.length) call->stream->ops->send_body(call->stream, &bytes, 1);
-    made += bytes.length;
+    made += bytes.length ? bytes.length : EMPTY_PART;
     buffer_consume(&part, bytes.length);
   }
   buffer_free(&part);

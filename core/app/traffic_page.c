@@ -1,5 +1,6 @@
 /* Traffic page: see traffic_page.h. The format wants all series of a family together, so the records are gone through once a family; of each record, the
- * series of all workers with the same host, method and status are one. */
+ * series of all workers with the same host, method and status are one. One record may have very many, of names that no Ingress has: a part ends anywhere
+ * between two series. */
 #include "app/traffic_page.h"
 
 #include <stdlib.h>
@@ -7,9 +8,11 @@
 
 #include "base/check.h"
 #include "base/exposition.h"
+#include "base/hash.h"
 
 #define PREFIX "nginx_ingress_controller_"
 #define PART_BYTES 16384
+#define PART_LOOKS 256 /* records and series that one part looks at: not all of them say something in each family */
 #define CELLS (HISTOGRAM_BOUNDS + 2)
 
 static const struct {
@@ -27,6 +30,7 @@ struct span traffic_page_family(unsigned family) { return families[family].name;
 
 /* One worker's series. */
 struct row {
+  uint64_t hash;    /* of the host: sorting compares it first */
   const char *host; /* NULL: the record's own */
   const struct traffic_series *series;
 };
@@ -36,9 +40,9 @@ struct traffic_page {
   unsigned count;
   struct span constant;
   unsigned family, at;
-  bool has_begun; /* this family */
-  struct row *rows;
-  unsigned row_count, row_capacity;
+  bool has_begun;   /* this family */
+  struct row *rows; /* of the record before `at`, those from row_at on are still to come */
+  unsigned row_at, row_count, row_capacity;
 };
 
 struct traffic_page *traffic_page_new(struct traffic_table *table, struct span constant) {
@@ -56,16 +60,18 @@ void traffic_page_free(struct traffic_page *page) {
 
 static void add_group(struct traffic_page *page, const struct traffic_group *group) {
   const struct traffic_series *series = atomic_load_explicit(&group->series, memory_order_acquire);
+  uint64_t hash = group->host ? hash_bytes(span_of(group->host), 0) : 0;
   for (; series; series = atomic_load_explicit(&series->next, memory_order_acquire)) {
     if (page->row_count == page->row_capacity) {
       page->row_capacity = page->row_capacity ? page->row_capacity * 2 : 64;
       page->rows = check_memory(realloc(page->rows, page->row_capacity * sizeof *page->rows));
     }
-    page->rows[page->row_count++] = (struct row){group->host, series};
+    page->rows[page->row_count++] = (struct row){hash, group->host, series};
   }
 }
 
 static int compare_hosts(const struct row *a, const struct row *b) {
+  if (a->hash != b->hash) return a->hash > b->hash ? 1 : -1;
   if (!a->host || !b->host) return (a->host != NULL) - (b->host != NULL);
   return strcmp(a->host, b->host);
 }
@@ -77,7 +83,7 @@ static int compare(const void *left, const void *right) {
 }
 
 static void collect(struct traffic_page *page, const struct traffic *traffic) {
-  page->row_count = 0;
+  page->row_at = page->row_count = 0;
   for (unsigned i = 0; i < traffic->shape->workers; i++) {
     const struct traffic_group *group = atomic_load_explicit(&traffic->groups[i], memory_order_acquire);
     for (; group; group = atomic_load_explicit(&group->next, memory_order_acquire)) add_group(page, group);
@@ -108,8 +114,8 @@ static void put_series(struct traffic_page *page, const struct traffic *traffic,
   struct span name = families[page->family].name;
   struct buffer labels = {0};
   uint64_t cells[CELLS] = {0}, requests = 0, seen = 0;
-  put_labels(page, traffic, rows, &labels);
   if (page->family == TRAFFIC_REQUESTS) {
+    put_labels(page, traffic, rows, &labels);
     for (unsigned i = 0; i < count; i++) requests += atomic_load_explicit(&rows[i].series->requests, memory_order_relaxed);
     begin_family(page, out);
     exposition_sample(out, name, buffer_span(&labels), (struct span){NULL, 0}, requests);
@@ -120,6 +126,7 @@ static void put_series(struct traffic_page *page, const struct traffic *traffic,
         cells[cell] += atomic_load_explicit(&rows[i].series->cells[shape->at[page->family] + cell], memory_order_relaxed);
     for (unsigned cell = 1; cell < histogram_cells(bounds); cell++) seen += cells[cell];
     if (seen) { /* else no endpoint was asked */
+      put_labels(page, traffic, rows, &labels);
       begin_family(page, out);
       histogram_write(out, bounds, cells, name, buffer_span(&labels));
     }
@@ -127,24 +134,26 @@ static void put_series(struct traffic_page *page, const struct traffic *traffic,
   buffer_free(&labels);
 }
 
-static void put_record(struct traffic_page *page, const struct traffic *traffic, struct buffer *out) {
-  collect(page, traffic);
-  for (unsigned first = 0, next; first < page->row_count; first = next) {
-    for (next = first + 1; next < page->row_count && compare(&page->rows[first], &page->rows[next]) == 0; next++) continue;
-    put_series(page, traffic, &page->rows[first], next - first, out);
-  }
+static void put_next_series(struct traffic_page *page, struct buffer *out) {
+  unsigned first = page->row_at, next = first + 1;
+  while (next < page->row_count && compare(&page->rows[first], &page->rows[next]) == 0) next++;
+  page->row_at = next;
+  put_series(page, page->list[page->at - 1], &page->rows[first], next - first, out);
+}
+
+static void begin_next_family(struct traffic_page *page) {
+  page->family++;
+  page->at = 0;
+  page->has_begun = false;
 }
 
 bool traffic_page_more(struct traffic_page *page, struct buffer *out) {
   size_t enough = buffer_length(out) + PART_BYTES;
-  while (page->count && page->family < TRAFFIC_FAMILIES && buffer_length(out) < enough) {
-    if (page->at == page->count || page->list[0]->shape->is_excluded[page->family]) {
-      page->family++;
-      page->at = 0;
-      page->has_begun = false;
-      continue;
-    }
-    put_record(page, page->list[page->at++], out);
+  unsigned looks = 0;
+  while (page->count && page->family < TRAFFIC_FAMILIES && buffer_length(out) < enough && looks++ < PART_LOOKS) {
+    if (page->row_at < page->row_count) put_next_series(page, out);
+    else if (page->at == page->count || page->list[0]->shape->is_excluded[page->family]) begin_next_family(page);
+    else collect(page, page->list[page->at++]);
   }
   return page->count && page->family < TRAFFIC_FAMILIES;
 }

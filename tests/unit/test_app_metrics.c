@@ -8,7 +8,7 @@ static unsigned long long shown(struct log_writer *writer, const char *name) {
   struct metrics_source source = {.counters = counters, .count = 1, .logs = writer, .series = registry, .controller_class = "test"};
   struct buffer out = {0};
   struct metrics_page *page = metrics_page_new(&source);
-  assert_false(metrics_page_more(page, &out));
+  while (metrics_page_more(page, &out)) continue;
   metrics_page_free(page);
   buffer_append(&out, span_make("", 1));
   char line[128];

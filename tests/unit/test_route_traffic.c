@@ -140,6 +140,48 @@ static void test_a_page_keeps_what_it_lists(void **state) {
   traffic_table_free(table);
 }
 
+/* No part is longer than it should be, however many series one record has; and one that finds nothing to say comes to an end too. */
+static void test_a_page_comes_in_parts(void **state) {
+  enum { HOSTS = 3000, RECORDS = 2000, PART = 16384 + 4096, SILENT_FAMILIES = 3, LOOKS = 256 };
+  (void)state;
+  struct traffic_shape shape = shape_of("1");
+  struct traffic_table *table = traffic_table_new(&shape);
+  struct traffic *records[RECORDS];
+  struct traffic_sample sample = sample_of("GET", 404);
+  sample.response_us = sample.connect_us = sample.header_us = -1; /* no endpoint was asked */
+  char name[32];
+  for (int i = 0; i < RECORDS; i++) {
+    snprintf(name, sizeof name, "/%d", i);
+    records[i] = hold(table, "a.test", name);
+    assert_int_equal(traffic_count(records[i], 0, &sample), COUNTER_COUNT);
+  }
+  for (unsigned i = 0; i < HOSTS * WORKERS; i++) {
+    snprintf(name, sizeof name, "%u.test", i % HOSTS);
+    sample.host = span_of(name);
+    assert_int_equal(traffic_count(traffic_table_nobody(table), i / HOSTS, &sample), COUNTER_COUNT);
+  }
+  struct traffic_page *page = traffic_page_new(table, (struct span){NULL, 0});
+  struct buffer part = {0}, all = {0};
+  unsigned silent = 0;
+  for (bool is_more = true; is_more;) {
+    is_more = traffic_page_more(page, &part);
+    assert_in_range(buffer_length(&part), 0, PART);
+    if (buffer_length(&part) == 0) silent++;
+    buffer_append(&all, buffer_span(&part));
+    buffer_consume(&part, buffer_length(&part));
+  }
+  assert_in_range(silent, SILENT_FAMILIES * (RECORDS + HOSTS) / LOOKS - SILENT_FAMILIES, 1000);
+  traffic_page_free(page);
+  buffer_append(&all, span_make("", 1));
+  unsigned found = 0;
+  for (const char *at = buffer_span(&all).data; (at = strstr(at, "\nnginx_ingress_controller_requests{")); at++) found++;
+  assert_int_equal(found, HOSTS + RECORDS); /* each host once, for all workers */
+  buffer_free(&part);
+  buffer_free(&all);
+  for (int i = 0; i < RECORDS; i++) traffic_table_release(records[i]);
+  traffic_table_free(table);
+}
+
 static void test_text(void **state) {
   (void)state;
   struct traffic_shape shape = shape_of("0.001,0.002,1");
@@ -356,6 +398,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_rebuilding_keeps_counters),
                                      cmocka_unit_test(test_a_pin_keeps_a_record),
                                      cmocka_unit_test(test_a_page_keeps_what_it_lists),
+                                     cmocka_unit_test(test_a_page_comes_in_parts),
                                      cmocka_unit_test(test_text),
                                      cmocka_unit_test(test_classes_and_exclusions),
                                      cmocka_unit_test(test_series_of_a_route_are_bounded),
