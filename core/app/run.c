@@ -48,6 +48,7 @@ struct run {
   struct options options;
   struct log_writer *logs;
   struct series_registry *series; /* policies' counters */
+  struct dict_store *dicts;       /* and their shared dictionaries */
   struct log *log;
   struct publisher *publisher;
   struct admin *admin;
@@ -101,7 +102,8 @@ static int start_publisher(struct run *run, const char *home, char *error, size_
                  .workers = run->worker_count,
                  .log = log_writer_log(run->logs, "publisher"),
                  .guest_memory = GUEST_MEMORY,
-                 .series = run->series},
+                 .series = run->series,
+                 .dicts = run->dicts},
       .resolver = *run->options.resolver ? run->options.resolver : NULL,
       .own_ports = {address_port(&run->http.addresses[0]), address_port(&run->https.addresses[0]), (uint16_t)run->options.healthz_port},
       .log_level = log_writer_level(run->logs),
@@ -271,6 +273,7 @@ static void free_all(struct run *run) {
   log_write(run->log, LOG_NOTICE, "ended", NULL);
   log_writer_free(run->logs);
   series_registry_free(run->series);
+  dict_store_free(run->dicts);
   free(run->seats);
 }
 
@@ -327,6 +330,7 @@ int run_main(int argc, char **argv) {
 
   int64_t verbosity = run.options.verbosity;
   run.series = series_registry_new();
+  run.dicts = dict_store_new();
   run.logs = log_writer_new(strcmp(run.options.log_format, "json") == 0, verbosity >= 5 ? LOG_DEBUG : verbosity >= 2 ? LOG_INFO : LOG_NOTICE);
   run.log = log_writer_log(run.logs, "main");
   run.worker_count = run.options.workers ? (unsigned)run.options.workers : options_cpu_count();

@@ -34,6 +34,11 @@
   X(POLICY_COUNTERS, 32, "counters", "the count is dropped", "counters that one owner's policies make") \
   X(POLICY_SERIES, 256, "series", "the count is dropped", "different label values of one such counter") \
   X(POLICY_SERIES_BYTES, 512, "bytes", "the count is dropped", "the label values of one count") \
+  X(DICTIONARIES, 16, "dictionaries", "Lua error", "shared dictionaries that one owner's policies use") \
+  X(DICTIONARY_BYTES, 8388608, "bytes", "the least recently used goes; what finds no room is refused", "one shared dictionary, in 16 parts") \
+  X(DICTIONARY_KEY_BYTES, 512, "bytes", "Lua error", "a key of a shared dictionary") \
+  X(DICTIONARY_VALUE_BYTES, 65536, "bytes", "Lua error", "a text in a shared dictionary") \
+  X(DICTIONARY_HOLDS, 64, "holds", "Lua error", "what one exchange holds of shared dictionaries") \
   X(PASSES, 8, "passes", "508", "times that one request comes by here, as its CDN-Loop field says") \
   X(METRIC_SERIES, 131072, "series", "not counted", "series of request metrics, of all workers") \
   X(METRIC_HOST_SERIES, 16384, "series", "not counted", "series of request metrics under names of aliases, or of hosts that no Ingress has") \

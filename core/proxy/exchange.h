@@ -121,10 +121,11 @@ struct exchange {
   unsigned tried_count;
 
   /* script's own; opaque here */
-  void *script;          /* per-exchange state of the hook runner (ctx tables); NULL until a hook ran */
-  enum hook_phase phase; /* of the hook that runs, for phase checks */
-  unsigned hook_index;   /* next hook to run in the phase (for waiting hooks) */
-  unsigned char guards;  /* bits of script/guards.h: what guards have said */
+  void *script;             /* per-exchange state of the hook runner (ctx tables); NULL until a hook ran */
+  enum hook_phase phase;    /* of the hook that runs, for phase checks */
+  unsigned hook_index;      /* next hook to run in the phase (for waiting hooks) */
+  unsigned char guards;     /* bits of script/guards.h: what guards have said */
+  struct dict_holds *holds; /* of shared dictionaries, given back with the arena; NULL: none yet */
   unsigned variable_count;
 
   /* times: loop microseconds */

@@ -140,6 +140,7 @@ int luaopen_moongate_core(lua_State *L) {
   lua_value_register(L, core);
   core_text_register(L, core);
   core_counter_register(L, core);
+  core_dict_register(L, core);
   core_json_register(L, core);
   core_testing_register(L, core);
   return 1;

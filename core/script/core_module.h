@@ -11,6 +11,7 @@ void owners_preload(lua_State *L);
 /* Parts, each adding its functions to the table at `core`. */
 void core_text_register(lua_State *L, int core);
 void core_counter_register(lua_State *L, int core);
+void core_dict_register(lua_State *L, int core);
 void core_json_register(lua_State *L, int core);
 void core_testing_register(lua_State *L, int core);
 

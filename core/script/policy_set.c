@@ -178,7 +178,8 @@ static struct owner_group *group_new(struct source *sources, uint32_t count, uin
                                         .is_guest = !sources[first].is_trusted,
                                         .memory_limit = options->guest_memory,
                                         .log = options->log,
-                                        .series = options->series};
+                                        .series = options->series,
+                                        .dicts = options->dicts};
   bool is_done = true;
   for (unsigned i = 0; i < options->workers && is_done; i++) {
     state_options.serial = ++slots->serial;

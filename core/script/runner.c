@@ -178,6 +178,7 @@ static enum hook_result run_hook(struct script_worker *script, struct exchange *
   struct exchange_part *part = exchange_objects_part(state, exchange);
   state->log = script->log;
   state->running_policy = entry->name;
+  state->running_exchange = exchange;
   state->counters = script->worker->options.counters;
   state->running_index = entry->index;
   state->running_phase = phase;
@@ -195,6 +196,7 @@ static enum hook_result run_hook(struct script_worker *script, struct exchange *
   int status = state_call_hook(state, 2, 1, STATE_BUDGET_HOOK);
   atomic_store_explicit(&script->worker->running_policy, NULL, memory_order_relaxed);
   state->running_policy = NULL;
+  state->running_exchange = NULL;
   state->counters = NULL;
   enum hook_result result = HOOK_NEXT;
   if (status != 0) {

@@ -6,6 +6,7 @@
 #include <lua.h>
 #include <stdbool.h>
 
+#include "base/dict.h"
 #include "base/series.h"
 #include "proxy/hook_runner.h"
 #include "proxy/worker.h"
@@ -17,6 +18,7 @@ struct script_options {
   struct log *log;
   uint64_t guest_memory;          /* bytes per guest state */
   struct series_registry *series; /* of the policies' counters; outlives their states. NULL where no requests come */
+  struct dict_store *dicts;       /* shared dictionaries: the same */
 };
 
 /* ---- publisher ---- */

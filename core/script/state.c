@@ -245,6 +245,7 @@ struct script_state *state_new(const struct state_options *options, char *error,
   struct script_state *state = record_new(options->owner, options->log);
   state->serial = options->serial;
   state->series = options->series;
+  state->dicts = options->dicts;
   state->is_guest = options->is_guest;
   state->memory_limit = options->memory_limit ? options->memory_limit : SIZE_MAX;
   state->L = options->is_guest ? lua_newstate(guest_alloc, state) : NULL;

@@ -12,6 +12,7 @@
 
 #include "base/buffer.h"
 #include "base/counters.h"
+#include "base/dict.h"
 #include "base/log.h"
 #include "base/series.h"
 #include "base/span.h"
@@ -54,6 +55,7 @@ struct script_state {
   bool is_guest;
   struct log *log;                /* of the thread that uses it now; NULL: stderr */
   struct series_registry *series; /* NULL where no requests come */
+  struct dict_store *dicts;       /* the same */
   bool has_told_dropped;          /* a counter beyond the owner's share was logged */
   /* bounds of guests; enforced only while their code runs, so that the runtime's own calls cannot fail */
   size_t memory_used, memory_limit;
@@ -68,8 +70,9 @@ struct script_state {
   struct state_policy *policies;
   unsigned policy_count, policy_capacity;
   /* what runs now */
-  const char *running_policy; /* NULL: no hook runs */
-  struct counters *counters;  /* of the worker whose hook runs */
+  const char *running_policy;        /* NULL: no hook runs */
+  struct exchange *running_exchange; /* of that hook */
+  struct counters *counters;         /* of the worker whose hook runs */
   unsigned running_index;
   enum hook_phase running_phase;
   uint64_t run; /* changes with every hook: what must not outlive one remembers it */
@@ -89,6 +92,7 @@ struct state_options {
   uint64_t serial;
   struct log *log;
   struct series_registry *series; /* outlives the state; may be NULL */
+  struct dict_store *dicts;       /* the same */
 };
 
 /* NULL with a message. The library is loaded; no policy yet. */

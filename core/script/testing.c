@@ -31,6 +31,7 @@ struct world {
   bool is_running;
   struct counters counters;
   struct series_registry *series;
+  struct dict_store *dicts;
   _Atomic uint64_t body_budget;
   struct log log;
   struct script_worker *script;
@@ -299,6 +300,7 @@ static int world_close(lua_State *L) {
   snapshot_builder_free(world->builder);
   policy_slots_free(world->slots);
   series_registry_free(world->series);
+  dict_store_free(world->dicts);
   clear_traffic(world);
   size_t cursor = 0;
   for (struct hashmap_entry *entry; (entry = hashmap_next(&world->records, &cursor));) free(entry->value);
@@ -333,12 +335,14 @@ static int testing_open(lua_State *L) {
   world->builder = snapshot_builder_new(1);
   world->slots = policy_slots_new();
   world->series = series_registry_new();
+  world->dicts = dict_store_new();
   hashmap_init(&world->records);
   hashmap_init(&world->answers);
   struct settings *settings = settings_new_default();
   keep_unit(world, &settings->unit);
   snapshot_put_settings(world->builder, settings);
-  struct script_options options = {.lua_directory = directory, .workers = 1, .log = &world->log, .guest_memory = 32u << 20, .series = world->series};
+  struct script_options options = {
+      .lua_directory = directory, .workers = 1, .log = &world->log, .guest_memory = 32u << 20, .series = world->series, .dicts = world->dicts};
   char error[512] = "malformed changes";
   struct pack_reader reader;
   struct pack_item array;

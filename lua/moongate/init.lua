@@ -196,6 +196,31 @@ function moongate.counter(name, labels, help)
   return counter
 end
 
+---------------------------------------------------------------------------------------------------- shared dictionaries
+
+---@class moongate.dict
+---@field get fun(self: moongate.dict, key: string): string|number|boolean|nil
+---@field set fun(self: moongate.dict, key: string, value: string|number|boolean, seconds: number|nil): true|nil, string|nil nil: there is no room
+---@field add fun(self: moongate.dict, key: string, value: string|number|boolean, seconds: number|nil): boolean|nil, string|nil false: there is one
+---@field incr fun(self: moongate.dict, key: string, amount: number, initial: number|nil, seconds: number|nil): number|nil, string|nil
+---@field expire fun(self: moongate.dict, key: string, seconds: number): boolean
+---@field remove fun(self: moongate.dict, key: string): boolean
+---@field take fun(self: moongate.dict, key: string, rate: number, burst: number): boolean, number a leaky bucket: `rate` leaks out in a second
+---@field may_take fun(self: moongate.dict, key: string, rate: number, burst: number): boolean, number what take would say
+---@field acquire fun(self: moongate.dict, key: string, max: number): boolean one of `max`, held until the exchange ends
+
+moongate.shared = {}
+
+--- A dictionary that all workers share, and that outlives changes of policies and configuration. Its functions are for hooks. Each call is atomic; a full one
+-- forgets what was used least recently, never what is held. A mounted policy's are its owner's own.
+---@param name string letters, digits, _ - .
+---@return moongate.dict
+function moongate.shared.dict(name)
+  local dict, complaint = core.dict(need_text("moongate.shared.dict", name))
+  if not dict then misuse("moongate.shared.dict", complaint) end
+  return dict
+end
+
 -------------------------------------------------------------------------------------------------------------------- log
 
 moongate.log = {}

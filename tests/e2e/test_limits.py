@@ -35,6 +35,12 @@ function deeds.variables(exchange) for i = 1, 17 do exchange.variables:set("v" .
 function deeds.variable(exchange) exchange.variables:set("v", ("a"):rep(1024)) end
 function deeds.series(exchange) for i = 1, 300 do hits:add(1, i) end end
 function deeds.series_bytes(exchange) hits:add(1, ("a"):rep(513)) end
+local dict = moongate.shared.dict "d1"
+function deeds.dict_key(exchange) dict:get(("a"):rep(513)) end
+function deeds.dict_value(exchange) dict:set("a", ("a"):rep(65537)) end
+function deeds.dict_bytes(exchange) for i = 1, 200 do dict:set("k" .. i, ("a"):rep(65536)) end end
+function deeds.dict_holds(exchange) for i = 1, 65 do dict:acquire("k", 100) end end
+function deeds.dicts(exchange) for i = 1, 17 do moongate.shared.dict("d" .. i):get("k") end end
 for _, name in ipairs { "steps", "depth", "heap" } do
   deeds[name] = function(exchange, config) assert(not config[name]:match(exchange.request.headers:get("X-Text"))) end
   deeds[name .. "_replace"] = function(exchange, config) assert(not config[name]:replace(exchange.request.headers:get("X-Text"), "")) end
@@ -252,6 +258,11 @@ CASES = {
     "POLICY_COUNTERS": [many_counters],
     "POLICY_SERIES": [probes("series")],
     "POLICY_SERIES_BYTES": [probes("series_bytes")],
+    "DICTIONARIES": [probes("dicts", 500)],
+    "DICTIONARY_BYTES": [probes("dict_bytes")],
+    "DICTIONARY_KEY_BYTES": [probes("dict_key", 500)],
+    "DICTIONARY_VALUE_BYTES": [probes("dict_value", 500)],
+    "DICTIONARY_HOLDS": [probes("dict_holds", 500)],
 }
 
 

@@ -239,3 +239,33 @@ def test_a_count_while_loading_refuses_the_file(moongate, echo):
     proxy = start(moongate, echo, {"early.lua": policy("early", body)}, {"early": "x"}, [r"early\.lua"])
     assert wait_until(lambda: proxy.errors.find(r"early\.lua:4: counter:add: counts in hooks only"), what="the report")
     assert proxy.request("/", "a.example").status == 200
+
+
+def test_a_shared_dictionary_is_one_for_all_workers_and_outlives_its_policies(moongate, echo, tmp_path):
+    def body(more=""):
+        return ('local seen = require("moongate").shared.dict("seen")\n'
+                f'function policy.header_filter(exchange) exchange.response.headers:set("X-Seen", ("%d"):format(seen:incr(exchange.request.host, 1))) end {more}')
+
+    neighbours = tmp_path / "neighbours"
+    neighbours.mkdir()
+    (neighbours / "neighbour.lua").write_text(policy("neighbour", body().replace("X-Seen", "X-Neighbour")))
+    proxy = start(moongate, echo, {"seeing.lua": policy("seeing", body())}, {"seeing": "x", "neighbour": "x"}, workers=4, flags=["--policies", str(neighbours)])
+
+    def count(name="x-seen"):
+        return int(proxy.request("/", "a.example").header(name))
+
+    assert [count() for _ in range(20)] == list(range(1, 21))  # a connection each: all workers
+    proxy.write_policy("seeing.lua", policy("seeing", body('function policy.rewrite(exchange) exchange.request.headers:set("X-Trail", "new") end')))
+    asked = [0]
+
+    def is_new():
+        asked[0] += 1
+        return "x-trail" in proxy.echo("/", "a.example")["lower"]
+
+    wait_until(is_new, what="the new policy")
+    assert count() == 21 + asked[0]
+    assert count("x-neighbour") == 22 + asked[0]
+    (proxy.policies / "seeing.lua").unlink()
+    proxy.wait_live("/", "a.example", lambda answer: answer.header("x-seen") is None)
+    proxy.write_policy("seeing.lua", policy("seeing", body()))
+    proxy.wait_live("/", "a.example", lambda answer: answer.header("x-seen") and int(answer.header("x-seen")) > 22 + asked[0])
