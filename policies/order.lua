@@ -6,6 +6,8 @@ return {
   "redirect",
   "rewrite",
   "ssl-redirect",
+  -- how often, before anybody is asked who he is
+  "limits",
   -- who may come in
   "satisfy",
   "access-lists",
