@@ -2,7 +2,8 @@
 return {
   -- names and places
   "server-alias",
-  -- answers that need no application, ahead of every guard
+  -- answers that need no application, ahead of every guard; a preflight ahead of any redirect
+  "cors",
   "redirect",
   "rewrite",
   "ssl-redirect",

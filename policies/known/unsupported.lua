@@ -21,7 +21,6 @@ put(NGINX, "auth-snippet", true)
 put(LATER, [[
   enable-global-auth affinity-canary-behavior
   canary canary-by-header canary-by-header-value canary-by-header-pattern canary-by-cookie canary-weight canary-weight-total
-  enable-cors cors-allow-origin cors-allow-methods cors-allow-headers cors-expose-headers cors-allow-credentials cors-max-age
   custom-http-errors default-backend disable-proxy-intercept-errors
   enable-rewrite-log enable-modsecurity enable-owasp-core-rules modsecurity-snippet modsecurity-transaction-id
   enable-opentelemetry opentelemetry-trust-incoming-span opentelemetry-operation-name
