@@ -34,6 +34,8 @@
   X(TLS_RESUMED, "moongate_tls_resumed_total", "TLS handshakes that resumed a session.") \
   X(TLS_FAILED, "moongate_tls_failed_total", "TLS handshakes that failed.") \
   X(HOOK_ERRORS, "moongate_hook_errors_total", "Uncaught errors in policy hooks.") \
+  X(HOOK_WAITS, "moongate_hook_waits_total", "Waits of policy hooks: sleep, request bodies, HTTP requests.") \
+  X(HOOK_WAITS_ENDED, "moongate_hook_waits_ended_total", "Of them, those that are over.") \
   X(ROOTS_TAKEN, "moongate_roots_taken_total", "Snapshot roots taken by workers.") \
   X(EXCHANGES_DETACHED, "moongate_exchanges_detached_total", "Long exchanges that gave back their leases.") \
   X(REVIEWS_ALLOWED, "moongate_reviews_allowed_total", "Admission reviews that were answered with yes.") \

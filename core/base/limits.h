@@ -39,6 +39,9 @@
   X(DICTIONARY_KEY_BYTES, 512, "bytes", "Lua error", "a key of a shared dictionary") \
   X(DICTIONARY_VALUE_BYTES, 65536, "bytes", "Lua error", "a text in a shared dictionary") \
   X(DICTIONARY_HOLDS, 64, "holds", "Lua error", "what one exchange holds of shared dictionaries") \
+  X(WAITING, 4096, "exchanges per worker", "503", "exchanges that wait in a policy's hook") \
+  X(HOOK_MS, 60000, "milliseconds", "504", "all waits of one exchange's hooks together (hook_timeout)") \
+  X(HOOK_BODY_BYTES, 1048576, "bytes", "too large, to the policy", "a request body that a policy reads; 64 KiB where it names no size") \
   X(PASSES, 8, "passes", "508", "times that one request comes by here, as its CDN-Loop field says") \
   X(METRIC_SERIES, 131072, "series", "not counted", "series of request metrics, of all workers") \
   X(METRIC_HOST_SERIES, 16384, "series", "not counted", "series of request metrics under names of aliases, or of hosts that no Ingress has") \

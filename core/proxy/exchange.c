@@ -56,7 +56,7 @@ struct exchange *exchange_new(struct worker *worker, struct client *client) {
 void exchange_release(struct exchange *exchange) {
   struct worker *worker = exchange->worker;
   struct codec_stream *stream = exchange->stream;
-  must(exchange->magic == EXCHANGE_MAGIC && !exchange->upstream_stream && !exchange->connection);
+  must(exchange->magic == EXCHANGE_MAGIC && !exchange->upstream_stream && !exchange->connection && !exchange->wait);
   if (exchange->script) worker->options.hooks.end(worker->options.hooks.self, exchange);
   exchange->script = NULL;
   loop_timer_stop(&worker->loop, &exchange->timer);
@@ -95,7 +95,14 @@ void exchange_run(struct exchange *exchange) {
   atomic_store_explicit(&worker->running, outer, memory_order_relaxed);
 }
 
-void exchange_hook_resume(struct exchange *exchange) { exchange_run(exchange_of(exchange)); }
+void exchange_hook_resume(struct exchange *exchange) {
+  must(exchange_of(exchange)->wait);
+  exchange_run(exchange);
+}
+
+void exchange_stop_hook(struct exchange *exchange) {
+  if (exchange->wait) exchange->worker->options.hooks.cancel(exchange->worker->options.hooks.self, exchange);
+}
 
 void exchange_drop_upstream(struct exchange *exchange, int error) {
   struct codec_stream *stream = exchange->upstream_stream;
@@ -108,6 +115,7 @@ void exchange_drop_upstream(struct exchange *exchange, int error) {
 }
 
 void exchange_cancel(struct exchange *exchange) {
+  exchange_stop_hook(exchange);
   exchange->client_left = true;
   if (!exchange->response_started && !exchange->log_status) exchange->log_status = 499;
   exchange->step = STEP_LOG;

@@ -21,6 +21,7 @@ struct worker;
 struct client;
 struct pooled;
 struct upstream;
+struct hook_wait;
 
 #define EXCHANGE_MAGIC 0x68637865u
 #define EXCHANGE_TRACE 16
@@ -114,6 +115,8 @@ struct exchange {
   bool request_ended, request_sent, response_started, response_ended, is_tunnel, client_left;
   struct buffer body; /* held request body */
   bool body_is_whole;
+  bool awaits_body; /* a hook does, if it has at most body_wanted bytes */
+  uint64_t body_wanted;
   bool body_was_written; /* any byte of the request reached the kernel in this try */
 
   /* tries */
@@ -121,11 +124,13 @@ struct exchange {
   unsigned tried_count;
 
   /* script's own; opaque here */
-  void *script;             /* per-exchange state of the hook runner (ctx tables); NULL until a hook ran */
-  enum hook_phase phase;    /* of the hook that runs, for phase checks */
-  unsigned hook_index;      /* next hook to run in the phase (for waiting hooks) */
-  unsigned char guards;     /* bits of script/guards.h: what guards have said */
-  struct dict_holds *holds; /* of shared dictionaries, given back with the arena; NULL: none yet */
+  void *script;                /* per-exchange state of the hook runner (ctx tables); NULL until a hook ran */
+  enum hook_phase phase;       /* of the hook that runs, for phase checks */
+  unsigned char guards;        /* bits of script/guards.h: what guards have said */
+  unsigned hook_index;         /* of the hook of the phase that ran last: the one that waits, if one does */
+  struct hook_wait *wait;      /* NULL: none waits */
+  uint64_t hook_wait_began_ms; /* the first of all its waits; 0: none yet */
+  struct dict_holds *holds;    /* of shared dictionaries, given back with the arena; NULL: none yet */
   unsigned variable_count;
 
   /* times: loop microseconds */
@@ -170,7 +175,7 @@ struct span exchange_listener_scheme(const struct exchange *exchange);
 uint16_t exchange_listener_port(const struct exchange *exchange);
 uint16_t exchange_client_port(const struct exchange *exchange);
 
-/* The runner's call when what a hook waited for is there. */
+/* What a hook waited for is there, or its time is up. */
 void exchange_hook_resume(struct exchange *exchange);
 
 /* ---- for the files of this room ---- */
@@ -178,6 +183,8 @@ void exchange_hook_resume(struct exchange *exchange);
 struct exchange *exchange_new(struct worker *worker, struct client *client);
 /* Runs steps until one waits. The exchange may be gone afterwards. */
 void exchange_run(struct exchange *exchange);
+/* A hook that waits is not continued: something else has decided. */
+void exchange_stop_hook(struct exchange *exchange);
 /* The client is gone: cancels everything. The exchange is gone afterwards. */
 void exchange_cancel(struct exchange *exchange);
 /* Ends upstream work of the current try, whatever its state. `error` as in try_record. */

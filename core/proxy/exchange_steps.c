@@ -67,6 +67,7 @@ static enum step_result step_host(struct exchange *exchange) {
 /* Runs the hooks of one phase; `next` follows when none answers. */
 static enum step_result run_hooks(struct exchange *exchange, enum hook_phase phase, unsigned count, enum exchange_step next) {
   const struct hook_runner *hooks = &exchange->worker->options.hooks;
+  enum exchange_step step = exchange->step;
   if (count == 0) return go(exchange, next);
   if (!hooks->run) return reply_error(exchange, 500, SPAN("hooks cannot run here"));
   if (exchange->phase != phase) {
@@ -81,6 +82,7 @@ static enum step_result run_hooks(struct exchange *exchange, enum hook_phase pha
       must(exchange->response);
       return go(exchange, STEP_REPLY);
     case HOOK_WAIT:
+      exchange->step = step; /* a guard before may have denied, which another one may yet overrule */
       return STEP_WAIT;
     case HOOK_FAILED:
     default:

@@ -61,6 +61,33 @@ static bool is_too_large(const struct exchange *exchange) {
   return exchange->settings->body_limit && exchange->body_bytes_received > exchange->settings->body_limit;
 }
 
+enum relay_body relay_body(const struct exchange *exchange, uint64_t most) {
+  const struct message_body *body = &exchange->request->body;
+  uint64_t held = buffer_length(&exchange->body), known = body->framing == BODY_LENGTH ? body->length : 0;
+  if (exchange->route && exchange->settings->body_limit && exchange->settings->body_limit < most) most = exchange->settings->body_limit;
+  if (known > most || held > most) return RELAY_BODY_TOO_LARGE;
+  if (exchange->request_ended) return RELAY_BODY_THERE;
+  return is_budget_spent(exchange) ? RELAY_BODY_NO_ROOM : RELAY_BODY_COMES;
+}
+
+void relay_await_body(struct exchange *exchange, uint64_t most) {
+  exchange->awaits_body = true;
+  exchange->body_wanted = most;
+  relay_want_body(exchange);
+  exchange->stream->ops->resume(exchange->stream, PAUSE_NOT_READY);
+}
+
+void relay_leave_body(struct exchange *exchange) {
+  exchange->awaits_body = false;
+  if (!exchange->request_ended && exchange->stream) exchange->stream->ops->pause(exchange->stream, PAUSE_NOT_READY);
+}
+
+static void tell_hook(struct exchange *exchange) {
+  if (relay_body(exchange, exchange->body_wanted) == RELAY_BODY_COMES) return;
+  relay_leave_body(exchange);
+  exchange_hook_resume(exchange);
+}
+
 enum step_result step_buffer(struct exchange *exchange) {
   struct codec_stream *stream = exchange->stream;
   exchange->step = STEP_BALANCER;
@@ -137,8 +164,9 @@ static void on_client_body(void *owner, struct span data) {
   }
   buffer_append(&exchange->body, data);
   charge(exchange, (int64_t)data.length);
-  if (exchange->step != STEP_BUFFER) return;
-  if (buffer_length(&exchange->body) >= exchange->settings->request_body_buffer || is_budget_spent(exchange)) exchange_run(exchange);
+  if (exchange->awaits_body) tell_hook(exchange);
+  else if (exchange->step == STEP_BUFFER && (buffer_length(&exchange->body) >= exchange->settings->request_body_buffer || is_budget_spent(exchange)))
+    exchange_run(exchange);
 }
 
 static void on_client_end(void *owner) {
@@ -147,6 +175,7 @@ static void on_client_end(void *owner) {
   exchange->request_ended = true;
   if (exchange->request_stopped) return;
   if (exchange->step == STEP_RELAY && exchange->upstream_stream && !exchange->request_sent) end_request(exchange);
+  else if (exchange->awaits_body) tell_hook(exchange);
   else if (exchange->step == STEP_BUFFER || exchange->step == STEP_READ_HEAD) exchange_run(exchange);
 }
 
@@ -170,6 +199,7 @@ static void on_client_abort(void *owner, int error) {
   struct exchange *exchange = exchange_of(owner);
   int status = error == ERROR_TIMEOUT ? 408 : error == ERROR_PROTOCOL ? 400 : 0;
   if (status && !exchange->response_started && exchange->step != STEP_TUNNEL) {
+    exchange_stop_hook(exchange);
     exchange->reply_closes = true;
     exchange->request_stopped = true;
     exchange->failure = ERROR_CANCELLED;

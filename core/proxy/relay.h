@@ -17,4 +17,17 @@ void relay_drop_body(struct exchange *exchange);
 /* Asks the client for its body, if it waits to be asked. */
 void relay_want_body(struct exchange *exchange);
 
+/* For a hook: the whole body, held, if it has at most `most` bytes. */
+enum relay_body {
+  RELAY_BODY_THERE = 0,     /* it is exchange->body */
+  RELAY_BODY_COMES = 1,     /* relay_await_body, then ask again */
+  RELAY_BODY_TOO_LARGE = 2, /* for `most`, or for the route */
+  RELAY_BODY_NO_ROOM = 3    /* the budget of held bodies is used up */
+};
+enum relay_body relay_body(const struct exchange *exchange, uint64_t most);
+/* Lets it come; exchange_hook_resume is called once when it is no longer coming. */
+void relay_await_body(struct exchange *exchange, uint64_t most);
+/* What has not come yet waits for who asks next. */
+void relay_leave_body(struct exchange *exchange);
+
 #endif

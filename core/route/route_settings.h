@@ -39,6 +39,7 @@
   X(compression, FLAG, 0, "") \
   X(relative_redirects, FLAG, 0, "redirects that add a slash say a path") \
   X(port_in_redirects, FLAG, 0, "... or our port") \
+  X(hook_timeout, SECONDS, LIMIT_HOOK_MS, "seconds that all waits of a request's hooks may take together") \
   X(access_log, FLAG, 1, "") \
   X(tracing, FLAG, 0, "") \
   X(tracing_name, TEXT, 0, "") \

@@ -52,6 +52,7 @@
   X(REQUEST, "headers", FIELD, ANY, request_headers) \
   X(REQUEST, "cookies", FIELD, ANY, request_cookies) \
   X(REQUEST, "argument", METHOD, ANY, request_argument) \
+  X(REQUEST, "body", METHOD, BEFORE, request_body) \
   X(REQUEST, "set_path", METHOD, BEFORE, request_set_path) \
   X(REQUEST, "set_query", METHOD, BEFORE, request_set_query) \
   X(REQUEST, "set_method", METHOD, BEFORE, request_set_method) \

@@ -1,18 +1,23 @@
 /* Runner: runs an exchange's hooks in its worker's states. Configs are decoded at first use and kept by unit; an entry is good for exactly one unit (id and
- * birth) and one state (serial). Worker's thread. */
+ * birth) and one state (serial). Hooks that may wait run on coroutines; one that waits leaves its coroutine and its operation with the exchange, whose leases
+ * keep the state and the config alive, and is continued by the next run of the same phase. Worker's thread. */
 #include <lauxlib.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/check.h"
+#include "proxy/reply.h"
 #include "proxy/worker.h"
 #include "script/exchange_members.h"
 #include "script/guards.h"
 #include "script/lua_pack.h"
+#include "script/operation.h"
 #include "script/policy_set.h"
 
 #define SCRIPT_WORKER_MAGIC 0x6b777273u
+#define HOOK_WAIT_MAGIC 0x74696177u
+#define WAITING_PHASES (1u << HOOK_SERVER_REWRITE | 1u << HOOK_REWRITE | 1u << HOOK_ACCESS)
 
 /* A decoded config (or the facts of a route) in one state's registry. */
 struct decoded {
@@ -29,12 +34,22 @@ struct unit_cache {
   struct decoded decoded[];
 };
 
+/* A hook that waits: exchange->wait, from its first yield to its end. */
+struct hook_wait {
+  uint32_t magic;
+  struct script_state *state;
+  struct state_thread thread;
+  struct operation *operation;
+  int64_t budget; /* left for all that it still does */
+};
+
 struct script_worker {
   uint32_t magic;
   struct worker *worker;
   struct log *log;
   struct unit_cache **caches; /* by unit id */
   uint32_t capacity;
+  unsigned waiting; /* hooks */
 };
 
 struct script_worker *script_worker_new(struct worker *worker, struct log *log) {
@@ -60,6 +75,7 @@ static void cache_free(struct script_worker *script, struct unit_cache *cache) {
 
 void script_worker_free(struct script_worker *script) {
   if (script == NULL) return;
+  must(script->waiting == 0);
   for (uint32_t i = 0; i < script->capacity; i++) free(script->caches[i]);
   free(script->caches);
   script->magic = 0;
@@ -89,8 +105,8 @@ static struct unit_cache *cache_of(struct script_worker *script, const struct ho
   return cache;
 }
 
-/* Pushes entry `index`, decoding `packed` where the cache has none for this state. A state older than the cached one gets its own copy each time: it is on its
- * way out. */
+/* Pushes entry `index` on the state's own stack, decoding `packed` where the cache has none for this state. A state older than the cached one gets its own copy
+ * each time: it is on its way out. */
 static bool push_decoded(struct script_worker *script, const struct host *host, unsigned index, struct span packed, const struct hook_config *config,
                          struct script_state *state, uint64_t set_serial, char *error, size_t error_size) {
   struct unit_cache *cache = cache_of(script, host);
@@ -127,6 +143,7 @@ void member_push_route_facts(lua_State *L, struct exchange *exchange, struct scr
       push_decoded(script, host, host->config_count + route->index, route->facts, NULL, state, policy_set_of(exchange->policies)->serial, error, sizeof error);
   state->is_bounded = was_bounded;
   if (!is_done) luaL_error(L, "exchange.route: %s", error);
+  if (L != state->L) lua_xmove(state->L, L, 1);
 }
 
 static void log_failure(struct script_worker *script, const struct exchange *exchange, const char *policy, enum hook_phase phase, const char *what,
@@ -167,6 +184,164 @@ static enum hook_result answer(struct exchange *exchange, struct exchange_part *
   }
 }
 
+static void begin_running(struct script_worker *script, struct script_state *state, struct exchange *exchange, const struct policy_entry *entry,
+                          lua_State *thread) {
+  state->log = script->log;
+  state->running_policy = entry->name;
+  state->counters = script->worker->options.counters;
+  state->running_index = entry->index;
+  state->running_exchange = exchange;
+  state->running_phase = exchange->phase;
+  state->running_thread = thread;
+  state->run++;
+  atomic_store_explicit(&script->worker->running_policy, entry->name, memory_order_relaxed);
+}
+
+static void end_running(struct script_worker *script, struct script_state *state) {
+  atomic_store_explicit(&script->worker->running_policy, NULL, memory_order_relaxed);
+  state->running_policy = NULL;
+  state->running_exchange = NULL;
+  state->counters = NULL;
+  state->running_thread = NULL;
+}
+
+/* What the hook that ended with the value on top of L decided. */
+static enum hook_result outcome(lua_State *L, struct exchange *exchange, struct exchange_part *part, const char *policy, char *error, size_t error_size) {
+  if (exchange_objects_is_answer(L, -1)) return answer(exchange, part);
+  if (lua_isnil(L, -1)) return HOOK_NEXT;
+  snprintf(error, error_size, "%s: the %s hook returned a %s; return nothing, or what exchange:respond, deny or redirect gave", policy,
+           state_phase_name(exchange->phase), luaL_typename(L, -1));
+  return HOOK_FAILED;
+}
+
+/* ---- waiting ---- */
+
+static void free_wait(struct script_worker *script, struct exchange *exchange) {
+  struct hook_wait *wait = exchange->wait;
+  must(wait->magic == HOOK_WAIT_MAGIC && script->waiting > 0);
+  exchange->wait = NULL;
+  script->waiting--;
+  wait->magic = 0;
+  free(wait);
+}
+
+static void free_operation(struct script_worker *script, struct hook_wait *wait) {
+  operation_free(wait->operation);
+  wait->operation = NULL;
+  counter_add(script->worker->options.counters, COUNTER_HOOK_WAITS_ENDED, 1);
+}
+
+/* Gives up a hook that waits: its coroutine is never continued. */
+static void abandon(struct script_worker *script, struct exchange *exchange) {
+  struct hook_wait *wait = exchange->wait;
+  free_operation(script, wait);
+  state_give_thread(wait->state, wait->thread, false);
+  free_wait(script, exchange);
+}
+
+/* "file:line: text" of the place where the coroutine stands. */
+static void place(lua_State *thread, const char *text, char *error, size_t error_size) {
+  lua_Debug at;
+  bool is_known = lua_getstack(thread, 1, &at) && lua_getinfo(thread, "Sl", &at) && at.currentline > 0;
+  if (is_known) snprintf(error, error_size, "%s:%d: %s", at.short_src, at.currentline, text);
+  else snprintf(error, error_size, "%s", text);
+}
+
+/* The hook yielded. False: it may not wait; why, or the exchange has its answer. */
+static bool may_wait(struct script_worker *script, struct exchange *exchange, struct script_state *state, lua_State *thread, int64_t budget,
+                     enum hook_result *result, char *error, size_t error_size) {
+  *result = HOOK_FAILED;
+  if (state->wanted == NULL) {
+    place(thread, "the hook yields; only moongate's own functions wait", error, error_size);
+  } else if (state->is_guest && budget <= 0) {
+    place(thread, "instruction budget spent, over all that the hook did between its waits", error, error_size);
+  } else if (exchange->wait == NULL && script->waiting >= LIMIT_WAITING) {
+    counter_add(script->worker->options.counters, COUNTER_LIMIT_WAITING, 1);
+    (void)reply_error(exchange, 503, SPAN("too many exchanges wait in policies"));
+    *result = HOOK_ANSWERED;
+  } else {
+    return true;
+  }
+  return false;
+}
+
+/* Keeps what the hook goes on with. True: it waits now; false: the operation is done already. */
+static bool begin_waiting(struct script_worker *script, struct exchange *exchange, struct script_state *state, struct state_thread thread, int64_t budget) {
+  struct hook_wait *wait = exchange->wait;
+  if (wait == NULL) {
+    wait = calloc(1, sizeof *wait);
+    must(wait != NULL);
+    wait->magic = HOOK_WAIT_MAGIC;
+    wait->state = state;
+    wait->thread = thread;
+    exchange->wait = wait;
+    script->waiting++;
+  }
+  wait->budget = budget;
+  wait->operation = operation_take(state);
+  counter_add(script->worker->options.counters, COUNTER_HOOK_WAITS, 1);
+  return operation_begin(wait->operation, exchange);
+}
+
+/* Runs a coroutine until it waits or ends. HOOK_FAILED with a message: not logged yet. */
+static enum hook_result drive(struct script_worker *script, struct exchange *exchange, struct exchange_part *part, const struct policy_entry *entry,
+                              struct state_thread thread, int arguments, int64_t budget, char *error, size_t error_size) {
+  struct script_state *state = part->state;
+  lua_State *T = thread.L;
+  int status;
+  for (;;) {
+    int64_t share = budget < STATE_BUDGET_HOOK ? budget : STATE_BUDGET_HOOK;
+    begin_running(script, state, exchange, entry, T);
+    status = state_resume(state, T, arguments, share);
+    end_running(script, state);
+    if (status != LUA_YIELD) break;
+    enum hook_result result;
+    budget -= share - state->budget + STATE_BUDGET_STEP;
+    if (!may_wait(script, exchange, state, T, budget, &result, error, error_size)) {
+      operation_drop_wanted(state);
+      state_give_thread(state, thread, false);
+      if (exchange->wait) free_wait(script, exchange);
+      return result;
+    }
+    if (begin_waiting(script, exchange, state, thread, budget)) return HOOK_WAIT;
+    arguments = operation_push(exchange->wait->operation, T);
+    free_operation(script, exchange->wait);
+  }
+  operation_drop_wanted(state);
+  if (exchange->wait) free_wait(script, exchange);
+  enum hook_result result = HOOK_FAILED;
+  bool is_whole = status == 0; /* else not even xpcall could take the error */
+  if (is_whole) lua_settop(T, 2);
+  if (!is_whole || !lua_toboolean(T, 1)) snprintf(error, error_size, "%s", lua_tostring(T, -1) ? lua_tostring(T, -1) : "error");
+  else result = outcome(T, exchange, part, entry->name, error, error_size);
+  part->answer = ANSWER_NONE;
+  state_give_thread(state, thread, is_whole);
+  return result;
+}
+
+/* What the hook of exchange->wait waited for is there, or its time is up. */
+static enum hook_result continue_hook(struct script_worker *script, struct exchange *exchange, const struct policy_entry *entry, char *error,
+                                      size_t error_size) {
+  struct hook_wait *wait = exchange->wait;
+  if (wait->operation->is_expired) {
+    abandon(script, exchange);
+    counter_add(script->worker->options.counters, COUNTER_LIMIT_HOOK_MS, 1);
+    (void)reply_error(exchange, 504, arena_printf(&exchange->arena, "the policy %s waited longer than hook_timeout", entry->name));
+    return HOOK_ANSWERED;
+  }
+  int arguments = operation_push(wait->operation, wait->thread.L);
+  free_operation(script, wait);
+  return drive(script, exchange, exchange_objects_part(wait->state, exchange), entry, wait->thread, arguments, wait->budget, error, error_size);
+}
+
+static void cancel(void *self, struct exchange *exchange) {
+  struct script_worker *script = self;
+  must(script->magic == SCRIPT_WORKER_MAGIC);
+  if (exchange->wait) abandon(script, exchange);
+}
+
+/* ---- running ---- */
+
 /* One hook. HOOK_FAILED with a message: not logged yet. */
 static enum hook_result run_hook(struct script_worker *script, struct exchange *exchange, const struct host *host, const struct hook *hook,
                                  enum hook_phase phase, const struct policy_entry *entry, uint64_t set_serial, char *error, size_t error_size) {
@@ -176,39 +351,29 @@ static enum hook_result run_hook(struct script_worker *script, struct exchange *
   if (policy->hooks[phase] == LUA_NOREF) return HOOK_NEXT;
   lua_State *L = state->L;
   struct exchange_part *part = exchange_objects_part(state, exchange);
-  state->log = script->log;
-  state->running_policy = entry->name;
-  state->running_exchange = exchange;
-  state->counters = script->worker->options.counters;
-  state->running_index = entry->index;
-  state->running_phase = phase;
-  state->run++;
   part->answer = ANSWER_NONE;
   int top = lua_gettop(L);
+  bool on_thread = WAITING_PHASES & 1u << phase;
+  if (on_thread) lua_rawgeti(L, LUA_REGISTRYINDEX, state->protect);
   lua_rawgeti(L, LUA_REGISTRYINDEX, policy->hooks[phase]);
+  if (on_thread) lua_pushvalue(L, STATE_HANDLER);
   exchange_objects_push(L, STATE_OBJECTS, part, OBJECT_EXCHANGE);
   const struct hook_config *config = &host->configs[hook->config];
   if (!push_decoded(script, host, hook->config, config->packed, config, state, set_serial, error, error_size)) {
     lua_settop(L, top);
     return HOOK_FAILED;
   }
-  atomic_store_explicit(&script->worker->running_policy, entry->name, memory_order_relaxed);
-  int status = state_call_hook(state, 2, 1, STATE_BUDGET_HOOK);
-  atomic_store_explicit(&script->worker->running_policy, NULL, memory_order_relaxed);
-  state->running_policy = NULL;
-  state->running_exchange = NULL;
-  state->counters = NULL;
-  enum hook_result result = HOOK_NEXT;
-  if (status != 0) {
-    snprintf(error, error_size, "%s", lua_tostring(L, -1));
-    result = HOOK_FAILED;
-  } else if (exchange_objects_is_answer(L, -1)) {
-    result = answer(exchange, part);
-  } else if (!lua_isnil(L, -1)) {
-    snprintf(error, error_size, "%s: the %s hook returned a %s; return nothing, or what exchange:respond, deny or redirect gave", entry->name,
-             state_phase_name(phase), luaL_typename(L, -1));
-    result = HOOK_FAILED;
+  if (on_thread) {
+    struct state_thread thread = state_take_thread(state);
+    lua_xmove(L, thread.L, 5);
+    return drive(script, exchange, part, entry, thread, 4, STATE_BUDGET_WAITING, error, error_size);
   }
+  begin_running(script, state, exchange, entry, NULL);
+  int status = state_call_hook(state, 2, 1, STATE_BUDGET_HOOK);
+  end_running(script, state);
+  enum hook_result result = HOOK_FAILED;
+  if (status != 0) snprintf(error, error_size, "%s", lua_tostring(L, -1));
+  else result = outcome(L, exchange, part, entry->name, error, error_size);
   part->answer = ANSWER_NONE;
   lua_settop(L, top);
   return result;
@@ -233,7 +398,7 @@ static enum hook_result run(void *self, struct exchange *exchange, enum hook_pha
   const struct hook *hooks = phase == HOOK_SERVER_REWRITE ? host->hooks : exchange->route->hooks[phase];
   unsigned count = phase == HOOK_SERVER_REWRITE ? host->hook_count : exchange->route->hook_count[phase];
   exchange->phase = phase;
-  for (unsigned i = 0; i < count; i++) {
+  for (unsigned i = exchange->wait ? exchange->hook_index : 0; i < count; i++) {
     char error[1024];
     const struct policy_entry *entry = set && hooks[i].policy < set->slot_count ? &set->by_slot[hooks[i].policy] : NULL;
     if (entry == NULL || entry->name == NULL) {
@@ -244,14 +409,20 @@ static enum hook_result run(void *self, struct exchange *exchange, enum hook_pha
     bool guards = phase == HOOK_ACCESS && is_guard(script, set, &hooks[i]);
     if (guards && guards_are_done(exchange)) continue;
     exchange->guards &= (unsigned char)~GUARD_ALLOWS;
-    enum hook_result result = run_hook(script, exchange, host, &hooks[i], phase, entry, set->serial, error, sizeof error);
+    enum hook_result result = exchange->wait ? continue_hook(script, exchange, entry, error, sizeof error)
+                                             : run_hook(script, exchange, host, &hooks[i], phase, entry, set->serial, error, sizeof error);
+    if (result == HOOK_WAIT) {
+      exchange->hook_index = i;
+      return HOOK_WAIT;
+    }
     if (result == HOOK_FAILED) {
       bool is_skipped = entry->group->states[script->worker->number]->policies[entry->index].is_skipping_errors;
       atomic_fetch_add_explicit(&entry->tally->errors, 1, memory_order_relaxed);
       log_failure(script, exchange, entry->name, phase, error, is_skipped);
       if (is_skipped) result = HOOK_NEXT;
     }
-    if (guards) result = guards_decide(exchange, result, is_last_guard(script, set, &hooks[i + 1], count - i - 1));
+    bool is_ours = result == HOOK_ANSWERED && exchange->source == ANSWER_PROXY; /* the end of its wait, and no opinion */
+    if (guards && !is_ours) result = guards_decide(exchange, result, is_last_guard(script, set, &hooks[i + 1], count - i - 1));
     if (result != HOOK_NEXT) return result;
   }
   return HOOK_NEXT;
@@ -271,4 +442,6 @@ static void forget(void *self, struct unit *unit) {
   cache_free(script, cache);
 }
 
-struct hook_runner script_hook_runner(struct script_worker *script) { return (struct hook_runner){.self = script, .run = run, .end = end, .forget = forget}; }
+struct hook_runner script_hook_runner(struct script_worker *script) {
+  return (struct hook_runner){.self = script, .run = run, .cancel = cancel, .end = end, .forget = forget};
+}

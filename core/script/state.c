@@ -192,22 +192,31 @@ void state_check_stack(lua_State *L) {
   if (state->is_bounded && state->c_stack - here > (ptrdiff_t)STATE_C_STACK_MAX) luaL_error(L, "functions that call each other through C are nested too deep");
 }
 
+static void bound(struct script_state *state, int64_t budget) {
+  state_reset_budget(state, budget);
+  /* LuaJIT does not collect when an allocation is refused, so garbage must not fill the room below the ceiling. */
+  if (state->memory_used > state->memory_limit / 4 * 3) lua_gc(state->L, LUA_GCCOLLECT, 0);
+  state->is_bounded = state->is_guest;
+}
+
+/* The error on top of L is the allocator's: makes room, and says whose memory it was. */
+static void tell_memory(struct script_state *state, lua_State *L) {
+  lua_gc(state->L, LUA_GCCOLLECT, 0);
+  lua_pop(L, 1);
+  lua_pushliteral(L, "not enough memory (the ceiling of this owner's policies)");
+}
+
+bool state_has_room(const struct script_state *state, size_t length) {
+  return !state->is_guest || (length <= STATE_BLOCK_MAX && state->memory_used + length <= state->memory_limit);
+}
+
 static int call_bounded(struct script_state *state, int arguments, int results, int handler, int64_t budget) {
   lua_State *L = state->L;
   bool was_bounded = state->is_bounded;
-  if (!was_bounded) {
-    state_reset_budget(state, budget);
-    /* LuaJIT does not collect when an allocation is refused, so garbage must not fill the room below the ceiling. */
-    if (state->memory_used > state->memory_limit / 4 * 3) lua_gc(L, LUA_GCCOLLECT, 0);
-    state->is_bounded = state->is_guest;
-  }
+  if (!was_bounded) bound(state, budget);
   int status = lua_pcall(L, arguments, results, handler);
   state->is_bounded = was_bounded;
-  if (status == LUA_ERRMEM && !was_bounded) {
-    lua_gc(L, LUA_GCCOLLECT, 0);
-    lua_pop(L, 1);
-    lua_pushliteral(L, "not enough memory (the ceiling of this owner's policies)");
-  }
+  if (status == LUA_ERRMEM && !was_bounded) tell_memory(state, L);
   return status;
 }
 
@@ -223,6 +232,33 @@ int state_call(struct script_state *state, int arguments, int results, int64_t b
 
 int state_call_hook(struct script_state *state, int arguments, int results, int64_t budget) {
   return call_bounded(state, arguments, results, STATE_HANDLER, budget);
+}
+
+struct state_thread state_take_thread(struct script_state *state) {
+  if (state->free_thread_count > 0) return state->free_threads[--state->free_thread_count];
+  struct state_thread thread;
+  thread.L = lua_newthread(state->L);
+  thread.reference = luaL_ref(state->L, LUA_REGISTRYINDEX);
+  return thread;
+}
+
+void state_give_thread(struct script_state *state, struct state_thread thread, bool is_reusable) {
+  if (!is_reusable || state->free_thread_count == STATE_THREADS_KEPT) {
+    luaL_unref(state->L, LUA_REGISTRYINDEX, thread.reference);
+    return;
+  }
+  lua_settop(thread.L, 0);
+  state->free_threads[state->free_thread_count++] = thread;
+}
+
+int state_resume(struct script_state *state, lua_State *thread, int arguments, int64_t budget) {
+  must(!state->is_bounded);
+  bound(state, budget);
+  int status = lua_resume(thread, arguments);
+  state->is_bounded = false;
+  const char *problem = status == 0 && !lua_toboolean(thread, 1) ? lua_tostring(thread, -1) : NULL;
+  if (problem && strcmp(problem, "not enough memory") == 0) tell_memory(state, thread);
+  return status;
 }
 
 static int load_library(lua_State *L) {
@@ -255,6 +291,8 @@ struct script_state *state_new(const struct state_options *options, char *error,
   lua_State *L = state->L;
   record_put(L, state);
   luaL_openlibs(L);
+  lua_getglobal(L, "xpcall");
+  state->protect = luaL_ref(L, LUA_REGISTRYINDEX);
   if (options->is_guest || options->no_jit) luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
   state_set_path(L, options->lua_directory);
   core_module_preload(L);

@@ -21,7 +21,8 @@
 #define STATE_MAGIC 0x74617473u
 
 /* Budgets in interpreted instructions. */
-#define STATE_BUDGET_HOOK 200000        /* one hook at request time: about a millisecond */
+#define STATE_BUDGET_HOOK 200000        /* one hook at request time, or what it does between two waits: about a millisecond */
+#define STATE_BUDGET_WAITING 800000     /* one hook with all that it does between its waits; each wait costs a STEP */
 #define STATE_BUDGET_CONFIGURE 10000000 /* loading a file, or one policy's attach */
 #define STATE_BUDGET_LOOK 100           /* how often the count hook looks */
 #define STATE_BUDGET_STEP 1000          /* how often it asks for the CPU time, unless a look came late */
@@ -45,6 +46,13 @@ struct state_policy {
   bool is_skipping_errors; /* on_error = "skip" */
   bool is_guard;           /* its access hook decides about admission; an error of it is never skipped */
 };
+
+/* A coroutine of the runtime's: hooks that may wait run on one. Kept alive by the registry. */
+struct state_thread {
+  lua_State *L;
+  int reference;
+};
+#define STATE_THREADS_KEPT 64
 
 struct exchange;
 struct script_state {
@@ -75,12 +83,17 @@ struct script_state {
   struct counters *counters;         /* of the worker whose hook runs */
   unsigned running_index;
   enum hook_phase running_phase;
+  lua_State *running_thread; /* the coroutine that it runs on; NULL where it may not wait */
+  struct operation *wanted;  /* what it is about to wait for (operation.c); NULL: nothing */
+  struct state_thread free_threads[STATE_THREADS_KEPT];
+  unsigned free_thread_count;
   uint64_t run; /* changes with every hook: what must not outlive one remembers it */
   /* exchange objects: a table in the registry with SLOT_SIZE entries a slot (exchange_objects.c) */
   int objects;
   int *free_slots;
   unsigned free_count, free_capacity, slot_count;
   int handler; /* registry: the message handler */
+  int protect; /* registry: xpcall, whatever policies or the library made of the global */
 };
 
 struct state_options {
@@ -117,6 +130,15 @@ int state_compile(const char *file, struct span source, struct buffer *bytecode,
 int state_call(struct script_state *state, int arguments, int results, int64_t budget);
 /* The same at the bottom of a state's own stack, with the handler that lies there: for hooks. */
 int state_call_hook(struct script_state *state, int arguments, int results, int64_t budget);
+/* A coroutine that nothing runs on, and back: one that ended is used again, one that failed or waits is left to the collector. */
+struct state_thread state_take_thread(struct script_state *state);
+void state_give_thread(struct script_state *state, struct state_thread thread, bool is_reusable);
+/* Runs a coroutine under the state's bounds until it yields (LUA_YIELD) or ends (0). It begins with what state->protect refers to, the function, the handler
+ * (STATE_HANDLER) and the function's arguments, since lua_pcall is a C call that nothing can yield across; at its end there are true and results, or false and
+ * the message. */
+int state_resume(struct script_state *state, lua_State *thread, int arguments, int64_t budget);
+/* Whether text of that length still fits below a guest's ceiling: for what the runtime itself puts into the state. */
+bool state_has_room(const struct script_state *state, size_t length);
 /* A fresh budget (between policies of one driver call). */
 void state_reset_budget(struct script_state *state, int64_t budget);
 /* Takes steps off the budget of the running code: for C functions that loop (patterns). */

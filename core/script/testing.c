@@ -394,8 +394,8 @@ static void push_results(lua_State *L, struct world *world) {
   lua_setfield(L, -2, "received");
 }
 
-/* world:exchange(bytes, is_https, listener_port, answers, client address) -> { client =, log =, received = { { endpoint, upstream, bytes } ... } } | nil, why
- */
+/* world:exchange(bytes, is_https, listener_port, answers, client address, late bytes or nil) -> { client =, log =, received = { { endpoint, upstream, bytes }
+ * ... } } | nil, why */
 static int world_exchange(lua_State *L) {
   struct world *world = check_world(L);
   struct span bytes;
@@ -428,10 +428,18 @@ static int world_exchange(lua_State *L) {
   link_set_peer(ends[0], &peer);
   worker_serve(worker, ends[0], is_https, (uint16_t)port);
   link_write_span(ends[1], bytes);
+  struct span late = {NULL, 0};
+  if (!lua_isnoneornil(L, 7)) late.data = luaL_checklstring(L, 7, &late.length);
   uint64_t begun = loop_now_us(&worker->loop) / 1000;
   bool is_late = false;
   while (!is_late && !(buffer_length(&world->client) > 0 && worker->exchange_count == 0) && !world->client_ended) {
     loop_run_once(&worker->loop, 20);
+    /* Late enough for the policies: none of them waits any more. */
+    if (late.length > 0 && worker->exchange_count > 0 && counter_get(&world->counters, COUNTER_HOOK_WAITS) > 0 &&
+        counter_get(&world->counters, COUNTER_HOOK_WAITS) == counter_get(&world->counters, COUNTER_HOOK_WAITS_ENDED)) {
+      link_write_span(ends[1], late);
+      late.length = 0;
+    }
     is_late = loop_now_us(&worker->loop) / 1000 - begun > WORLD_TIMEOUT_MS;
   }
   link_close(ends[1]);

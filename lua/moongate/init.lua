@@ -1,4 +1,5 @@
---- The library of policies: `local moongate = require "moongate"`. Guests get a read-only view of it. Nothing here waits.
+--- The library of policies: `local moongate = require "moongate"`. Guests get a read-only view of it. What waits says so, and is for the hooks that may:
+-- server_rewrite, rewrite and access.
 -- Expected failures are `nil, message`; misuse raises with the function's name.
 local core = require "moongate.core"
 
@@ -87,6 +88,11 @@ moongate.time = core.time
 --- `json.encode(value)`, `json.decode(text)` -> value, or nil and why. `json.null`; `json.array(t)` marks a table as an array, so that an empty one is `[]`;
 --- `json.empty_array` is one.
 moongate.json = { encode = core.json.encode, decode = core.json.decode, null = core.null, array = core.array, empty_array = core.array {} }
+
+---------------------------------------------------------------------------------------------------------------- waiting
+
+--- `sleep(seconds)`: waits that long (up to a 60th of a second longer), 3600 at most. Others are served meanwhile.
+moongate.sleep = core.sleep
 
 ------------------------------------------------------------------------------------------------------------------- URIs
 

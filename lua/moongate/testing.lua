@@ -17,6 +17,7 @@
 --   answers            the same by endpoint address, or "refuse"
 --   allow_findings     do not raise on the first complaint; they are in route.findings
 -- route:request { method, host, uri, headers, body, scheme, client }     client: the address that it comes from
+--   body: text, or a list of texts, which are sent as chunks; late_body: what the client sends after a pause, where headers say that it comes
 --   -> { status, response = { headers, all, body }, sent = { method, uri, host, headers, body } or nil,
 --   upstream = "default", a service's "name:port" or nil, endpoint, attempts, log = { lines } }
 local core = require "moongate.core"
@@ -135,9 +136,16 @@ end
 local function request_bytes(request, host)
   local out = { request.method or "GET", " ", request.uri or "/", " HTTP/1.1\r\nHost: ", request.host or host, "\r\n" }
   add_fields(out, request.headers)
-  if request.body then out[#out + 1] = "Content-Length: " .. #request.body .. "\r\n" end
-  out[#out + 1] = "\r\n"
-  out[#out + 1] = request.body or ""
+  local body = request.body or ""
+  if type(body) == "table" then
+    out[#out + 1] = "Transfer-Encoding: chunked\r\n\r\n"
+    for _, chunk in ipairs(body) do out[#out + 1] = ("%x\r\n%s\r\n"):format(#chunk, chunk) end
+    body = "0\r\n\r\n"
+  else
+    if request.body then out[#out + 1] = "Content-Length: " .. #body .. "\r\n" end
+    out[#out + 1] = "\r\n"
+  end
+  out[#out + 1] = body
   return table.concat(out)
 end
 
@@ -340,7 +348,8 @@ function Route:request(request)
   for address, answer in pairs(request.answers or self.answers) do answers[address] = answer == "refuse" and answer or answer_bytes(answer) end
   local is_https = request.scheme == "https"
   local host = self.host == "_" and "example.test" or self.host
-  local traffic, problem = self.world:exchange(request_bytes(request, host), is_https, is_https and 443 or 80, answers, request.client or "127.0.0.1")
+  local traffic, problem = self.world:exchange(request_bytes(request, host), is_https, is_https and 443 or 80, answers,
+    request.client or "127.0.0.1", request.late_body)
   if not traffic then error("route:request: " .. problem, 0) end
   local status, response = parse_response(traffic.client)
   local result = { status = status, response = response, bytes = traffic.client, attempts = #traffic.received, log = {} }

@@ -22,8 +22,9 @@ LIMITS = re.findall(r"^  X\((\w+), \d+,", (ROOT / "core" / "base" / "limits.h").
 POLICY = """
 local moongate = require "moongate"
 local policy = { name = "probe", summary = "Pushes against limits.", annotations = { probe = { type = "boolean", doc = "On." } } }
-function policy.attach(_, annotations)
+function policy.attach(route, annotations)
   if not annotations.probe then return end
+  route:set("hook_timeout", 0.2)
   return { steps = moongate.regex "^(a+)+$", depth = moongate.regex "^(?:(a)|b)*[cd]", heap = moongate.regex("^(?:(a)|b)*[cd]" .. ("(x)?"):rep(100)) }
 end
 local hits = moongate.counter("hits", { "text" }, "Hits.")
@@ -33,6 +34,8 @@ function deeds.path(exchange) exchange.request:set_path("/" .. ("a"):rep(8192)) 
 function deeds.query(exchange) exchange.request:set_query(("a"):rep(8193)) end
 function deeds.variables(exchange) for i = 1, 17 do exchange.variables:set("v" .. i, "x") end end
 function deeds.variable(exchange) exchange.variables:set("v", ("a"):rep(1024)) end
+function deeds.long_wait() moongate.sleep(60) end
+function deeds.body(exchange) assert(not exchange.request:body { max = 2 }) end
 function deeds.series(exchange) for i = 1, 300 do hits:add(1, i) end end
 function deeds.series_bytes(exchange) hits:add(1, ("a"):rep(513)) end
 local dict = moongate.shared.dict "d1"
@@ -243,6 +246,9 @@ CASES = {
     "COOKIES": [probes("cookies", **COOKIES), asks("/", 200, "sticky.example", COOKIES), asks("/", 200, "hashed.example", COOKIES)],
     "REWRITE_BYTES": [probes("path", 500), probes("query", 500)],
     "REGEX_ROUTES_MS": [asks("/" + "a" * 14 + "bx0123456789", 404, "many.example")],
+    "WAITING": "test_script_waiting",
+    "HOOK_MS": [probes("long_wait", 504)],
+    "HOOK_BODY_BYTES": [asks("/body", 200, "probe.example", body=b"abc", method="POST")],
     "PASSES": [asks("/", 508, "app.example", {"CDN-Loop": ", ".join(["moongate"] * 8)})],
     "JSON_DEPTH": "test_kube_api",
     "API_ITEM_BYTES": "test_kube_api",

@@ -19,7 +19,9 @@
 #include "route/router.h"
 #include "route/upstream.h"
 
+#ifndef MAX_PEERS
 #define MAX_PEERS 64
+#endif
 #define MAX_RECORDS 8
 
 struct peer {

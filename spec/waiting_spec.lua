@@ -1,0 +1,221 @@
+-- Hooks that wait, over the real request path.
+-- luacheck: no max line length
+local testing = require "moongate.testing"
+
+--- A route with one policy; `code` is the body of its access hook, `more` whole functions.
+local function route(code, spec)
+  spec = spec or {}
+  local lines = { "local moongate = require 'moongate'\nlocal policy = { name = 'probe', summary = 'x', applies = 'always', on_error = ", spec.on_error or "nil", " }\n" }
+  table.insert(lines, "function policy.attach(route) " .. (spec.attach or "") .. " return {} end\n" .. (spec.more or "") .. "\n")
+  table.insert(lines, "function policy." .. (spec.phase or "access") .. "(exchange, config) " .. code .. " end\nreturn policy")
+  spec.source = table.concat(lines)
+  return testing.route(spec)
+end
+
+local function answered(code, request, spec)
+  local result = route(code, spec):request(request or {})
+  return result.status, result.response.body, table.concat(result.log, "\n")
+end
+
+for _, trusted in ipairs { true, false } do
+  describe(trusted and "in a trusted state" or "in a guest state", function()
+    local function spec(more)
+      more = more or {}
+      more.trusted = trusted
+      return more
+    end
+
+    it("a hook goes on after its wait, with its locals", function()
+      for phase in ("rewrite access"):gmatch("%a+") do
+        local status, body = answered("local x = exchange.request.path moongate.sleep(0) moongate.sleep(0) return exchange:respond { body = x .. exchange.request.method }",
+          { uri = "/a" }, spec { phase = phase })
+        assert.equal(200, status)
+        assert.equal("/aGET", body)
+      end
+    end)
+    it("server_rewrite waits too", function()
+      local status, body = answered("moongate.sleep(0) return exchange:respond { body = 'x' }", {}, spec { phase = "server_rewrite", more = "function policy.attach_host() return {} end" })
+      assert.equal(200, status)
+      assert.equal("x", body)
+    end)
+    it("what follows is what would have followed", function()
+      local result = route("moongate.sleep(0) exchange.request.headers:set('X-Waited', 'yes')", spec()):request { method = "POST", body = "abc" }
+      assert.equal(200, result.status)
+      assert.equal("yes", result.sent.headers["x-waited"])
+      assert.equal("abc", result.sent.body)
+    end)
+    it("every phase sees its own hooks wait", function()
+      local more = "function policy.rewrite(exchange) moongate.sleep(0) exchange.ctx.trail = 'r' end\n"
+        .. "function policy.header_filter(exchange) exchange.response.headers:set('X-Trail', exchange.ctx.trail) end"
+      local result = route("exchange.ctx.trail = exchange.ctx.trail .. 'a' moongate.sleep(0) exchange.ctx.trail = exchange.ctx.trail .. 'b'", spec { more = more }):request {}
+      assert.equal("rab", result.response.headers["x-trail"])
+    end)
+    it("an error after a wait names its line", function()
+      local status, _, log = answered("moongate.sleep(0)\nlocal nothing\nreturn nothing.field", {}, spec())
+      assert.equal(500, status)
+      assert.matches('policy=probe phase=access .*policy.lua:7: attempt to index local \'nothing\'', log)
+    end)
+    it("an error after a wait is passed over where the policy says so", function()
+      assert.equal(200, (answered("moongate.sleep(0) error('no')", {}, spec { on_error = "'skip'" })))
+    end)
+    it("pcall goes around a wait", function()
+      local _, body = answered("local ok, why = pcall(function() moongate.sleep(0) error('deep', 0) end) return exchange:respond { body = tostring(ok) .. why }", {}, spec())
+      assert.equal("falsedeep", body)
+    end)
+    it("exchange.route is there in every coroutine", function()
+      local _, body = answered("local a = exchange.route.path local b = coroutine.wrap(function() return exchange.route.path end)() return exchange:respond { body = a .. b }", {}, spec())
+      assert.equal("//", body)
+    end)
+
+    describe("there is no waiting", function()
+      local function refused(code, more)
+        local status, _, log = answered(code, {}, spec(more))
+        assert.equal(500, status)
+        return log
+      end
+      it("in a coroutine of the policy's own", function()
+        assert.matches("policy.lua:5: moongate.sleep: waits, and so not in a coroutine of the policy's own", refused("coroutine.wrap(function() moongate.sleep(0) end)()"))
+        assert.matches("policy's own", refused("local ok, why = coroutine.resume(coroutine.create(function() moongate.sleep(0) end)) error(why, 0)"))
+        assert.matches("exchange.request:body: waits, and so not", refused("coroutine.wrap(function() exchange.request:body() end)()"))
+      end)
+      it("across a C function", function()
+        assert.matches("attempt to yield across C%-call boundary", refused("table.sort({ 1, 2, 3 }, function() moongate.sleep(0) end)"))
+        local _, body = answered("pcall(table.sort, { 1, 2, 3 }, function() moongate.sleep(1) end) moongate.sleep(0) return exchange:respond { body = 'on' }", {}, spec())
+        assert.equal("on", body)
+      end)
+      it("by a yield of the policy's own", function()
+        assert.matches("policy.lua:5: the hook yields; only moongate's own functions wait", refused("coroutine.yield(1)"))
+        assert.matches("policy.lua:5: the hook yields", refused("moongate.sleep(0) coroutine.yield(1)"))
+      end)
+      it("in hooks that may not", function()
+        assert.matches("moongate.sleep: not in header_filter; only in server_rewrite, rewrite, access", refused("moongate.sleep(0)", { phase = "header_filter" }))
+        assert.matches("moongate.sleep: not in balancer", refused("moongate.sleep(0)", { phase = "balancer" }))
+        local _, _, log = answered("moongate.sleep(0)", {}, spec { phase = "log" })
+        assert.matches("moongate.sleep: not in log", log)
+        assert.matches("exchange.request:body: not in balancer; only in server_rewrite, rewrite, access", refused("exchange.request:body()", { phase = "balancer" }))
+      end)
+      it("while a file is loaded, or attached", function()
+        local ok, why = pcall(testing.route, { trusted = trusted, source = "require('moongate').sleep(1)" })
+        assert.is_false(ok)
+        assert.equal("policy.lua:1: moongate.sleep: waits, and so only in hooks: server_rewrite, rewrite, access", why)
+      end)
+      it("for what is no time", function()
+        for _, value in ipairs { "-1", "0/0", "3601", "'1'", "nil", "{}" } do
+          assert.matches("moongate.sleep: ", refused("moongate.sleep(" .. value .. ")"))
+        end
+      end)
+    end)
+
+    it("all waits together end with 504", function()
+      local result = route("while true do pcall(moongate.sleep, 0.01) end", spec { attach = "route:set('hook_timeout', 0.05)" }):request {}
+      assert.equal(504, result.status)
+      assert.matches("the policy probe waited longer than hook_timeout", table.concat(result.log, "\n"))
+      assert.equal(504, route("moongate.sleep(3600)", spec { attach = "route:set('hook_timeout', 0.05)" }):request {}.status)
+    end)
+
+    describe("a guard that waits", function()
+      local function guard(name, code)
+        return { trusted = trusted, source = "local moongate = require 'moongate'\nlocal policy = { name = '" .. name .. "', summary = 'x', guard = true, applies = 'always' }\n"
+          .. "function policy.attach(route) route:set('satisfy', SATISFY) route:set('hook_timeout', 0.3) return {} end\nfunction policy.access(exchange) " .. code .. " end return policy" }
+      end
+      local function decided(satisfy, ...)
+        local list = {}
+        for i, code in ipairs { ... } do
+          list[i] = guard("g" .. i, code)
+          list[i].source = list[i].source:gsub("SATISFY", "'" .. satisfy .. "'")
+        end
+        local result = testing.route { policies = list }:request {}
+        return result.status, result
+      end
+      local allows, denies, waits = "return exchange:allow()", "return exchange:deny(403)", "moongate.sleep(0) "
+      it("is heard like any other", function()
+        assert.equal(403, (decided("all", waits .. allows, waits .. denies)))
+        assert.equal(200, (decided("all", waits .. allows, waits)))
+        assert.equal(200, (decided("any", denies, waits .. allows, denies)))
+        assert.equal(200, (decided("any", waits .. denies, waits .. allows)))
+        assert.equal(401, (decided("any", waits .. denies, waits .. "return exchange:deny(401)")))
+        assert.equal(200, (decided("any", waits .. allows, waits .. denies)))
+      end)
+      it("denies by an error after its wait", function()
+        assert.equal(500, (decided("all", waits .. "error('no')")))
+        assert.equal(500, (decided("any", waits .. denies, waits .. "error('no')")))
+        assert.equal(200, (decided("any", waits .. "error('no')", waits .. allows)))
+      end)
+      it("ends the request when its time is up", function()
+        for _, satisfy in ipairs { "any", "all" } do assert.equal(504, (decided(satisfy, "moongate.sleep(60)", allows))) end
+      end)
+    end)
+
+    describe("a request's body", function()
+      local function body_of(request, options, more)
+        local result = route("local text, why = exchange.request:body(" .. (options or "") .. ") exchange.request.headers:set('X-Seen', text and #text .. ':' .. text:sub(1, 20) or why) "
+          .. "local again, still = exchange.request:body(" .. (options or "") .. ") if again ~= text or still ~= why then error('another') end", spec(more)):request(request)
+        return result.sent and result.sent.headers["x-seen"], result
+      end
+      it("is read, and still sent on", function()
+        local seen, result = body_of { method = "POST", body = "hello" }
+        assert.equal("5:hello", seen)
+        assert.equal("hello", result.sent.body)
+        assert.equal("5", result.sent.headers["content-length"])
+      end)
+      it("is read in every phase that waits", function()
+        assert.equal("5:hello", (body_of({ method = "POST", body = "hello" }, "", { phase = "rewrite" })))
+        assert.equal("5:hello", (body_of({ method = "POST", body = "hello" }, "", { phase = "server_rewrite", more = "function policy.attach_host() return {} end" })))
+      end)
+      it("may be missing", function() assert.equal("0:", (body_of { method = "GET" })) end)
+      it("may be chunked", function()
+        local seen, result = body_of { method = "POST", body = { "one", "two", "three" } }
+        assert.equal("11:onetwothree", seen)
+        assert.equal("onetwothree", result.sent.body)
+      end)
+      it("may be larger than what is held without a policy", function()
+        local text = ("x"):rep(300000)
+        local seen, result = body_of({ method = "POST", body = text }, "{ max = 400000 }")
+        assert.equal("300000:xxxxxxxxxxxxxxxxxxxx", seen)
+        assert.equal(text, result.sent.body)
+      end)
+      it("may be too large for the policy, and still be sent on", function()
+        local text = ("x"):rep(1000)
+        for _, body in ipairs { text, { text:sub(1, 500), text:sub(501) } } do
+          local seen, result = body_of({ method = "POST", body = body }, "{ max = 999 }")
+          assert.equal("too large", seen)
+          assert.equal(text, result.sent.body)
+        end
+        assert.equal("1000:xxxxxxxxxxxxxxxxxxxx", (body_of({ method = "POST", body = text }, "{ max = 1000 }")))
+      end)
+      it("is not read beyond the route's own limit", function()
+        local _, result = body_of({ method = "POST", body = { ("x"):rep(600), ("y"):rep(600) } }, "{ max = 10000 }", { attach = "route:set('body_limit', 1000)" })
+        assert.equal(413, result.status)
+      end)
+      it("is asked for where the client waits to be asked", function()
+        local seen, result = body_of { method = "POST", body = "hello", headers = { Expect = "100-continue" } }
+        assert.equal("5:hello", seen)
+        assert.matches("^HTTP/1.1 100 ", result.bytes)
+      end)
+      it("does not come in time", function()
+        local seen, result = body_of({ method = "POST", headers = { ["Content-Length"] = "5" }, late_body = "hello" }, "{ timeout = 0.05 }")
+        assert.equal("timeout", seen)
+        assert.equal("hello", result.sent.body)
+      end)
+      it("has a size that is a number", function()
+        for _, value in ipairs { "{ max = -1 }", "{ max = 1e9 }", "{ max = 'x' }", "5", "{ timeout = -1 }" } do
+          local status, _, log = answered("exchange.request:body(" .. value .. ")", { method = "POST", body = "x" }, spec())
+          assert.equal(500, status)
+          assert.matches("exchange.request:body: ", log)
+        end
+      end)
+    end)
+  end)
+end
+
+it("a guest's budget is for all that it does between its waits", function()
+  local busy = "for i = 1, 15000 do local x = i end "
+  local _, body = answered(busy .. "moongate.sleep(0) " .. busy .. " return exchange:respond { body = 'done' }")
+  assert.equal("done", body)
+  local status, _, log = answered("while true do " .. busy .. " pcall(moongate.sleep, 0) end")
+  assert.equal(500, status)
+  assert.matches("policy.lua:5: instruction budget spent", log)
+  status, _, log = answered("moongate.sleep(0) while true do end")
+  assert.equal(500, status)
+  assert.matches("instruction budget spent", log)
+end)
