@@ -10,6 +10,7 @@ local classes = require "kube.classes"
 local model = require "kube.model"
 local objects = require "kube.objects"
 local schema = require "moongate.schema"
+local world = require "kube.world"
 
 local admission = {}
 
@@ -160,7 +161,7 @@ local function note_missing_secrets(self, ingress)
   local sync = self.sync
   for _, tls in ipairs(ingress.tls) do
     local id = tls.secret and ingress.namespace .. "/" .. tls.secret
-    if id and not sync.store:get("Secret", id) and not (sync.cluster and sync.cluster:uid("Secret", id)) then
+    if id and not sync.store:version("Secret", id) and not (sync.cluster and sync.cluster:uid("Secret", id)) then
       self:warn("TLS Secret %s does not exist: the default certificate is served", id)
     end
   end
@@ -185,8 +186,8 @@ end
 
 local function first_other(self, ingress, host)
   local found
-  for id, other in pairs(self.sync.world.ingresses[host] or {}) do
-    if id ~= ingress.id and (not found or other.key < found.key) then found = other end
+  for id in world.each(self.sync.world.ingresses[host]) do
+    if id ~= ingress.id and (not found or id < found) then found = id end
   end
   return found
 end
@@ -194,7 +195,7 @@ end
 local function note_regexes(self, ingress, host, is_regex)
   if is_regex then
     local other = first_other(self, ingress, host)
-    if other then self:warn("it makes regexes of all paths of host %s, of those of %s too", host, other.key) end
+    if other then self:warn("it makes regexes of all paths of host %s, of those of Ingress %s too", host, other) end
     return
   end
   for _, rule in ipairs(ingress.rules) do
@@ -241,15 +242,26 @@ end
 --- of its Ingress; it does not become the one to blame.
 local function judge_overlap(self, ingress, short, host)
   local sync, own = self.sync, claims(ingress, host)
-  local before = claims(sync.placed and sync.placed[ingress.id], host)
+  local stands = sync.placed[ingress.id]
+  local before = claims(stands and sync.store.open(stands), host)
   local taken = { exact = {}, prefix = {} }
   local function look_at(other, path)
     local of_type = taken[path.type]
     local is_first = before[path.type][path.path] and model.is_older(ingress, other)
     if not is_first and (not of_type[path.path] or model.is_older(other, of_type[path.path])) then of_type[path.path] = other end
   end
-  for id, other in pairs(sync.world.ingresses[host] or {}) do -- one host may have them all: nothing is made per path
-    for _, rule in ipairs(id ~= ingress.id and other.rules or {}) do
+  -- One host may have them all: only those are opened whose bytes hold one of the paths.
+  local function may_hold(version)
+    for _, paths in pairs(own) do
+      for path in pairs(paths) do
+        if version:find(path, 1, true) then return true end
+      end
+    end
+    return false
+  end
+  for id in world.each(sync.world.ingresses[host]) do
+    local other = id ~= ingress.id and may_hold(sync.placed[id]) and sync.store.open(sync.placed[id])
+    for _, rule in ipairs(other and other.rules or {}) do
       for _, path in ipairs(rule.host == host and rule.paths or {}) do
         if own[path.type][path.path] then look_at(other, path) end
       end

@@ -31,7 +31,10 @@ function check.unread(self, short)
 end
 
 local function check_annotations(self)
-  for id, ingress in pairs(self.store:all("Ingress")) do self:report("unread " .. id, check.unread(self, self:short(ingress)), ingress.key) end
+  for id, version in pairs(self.store:all("Ingress")) do
+    local ingress = self.store.open(version)
+    self:report("unread " .. id, check.unread(self, self:short(ingress)), ingress.key)
+  end
 end
 
 --- All findings, for `moongate check`.

@@ -118,12 +118,12 @@ function cluster:unfollow(made)
 end
 
 function cluster:put(kind, id, raw)
-  self.options.store:put_object(kind .. " " .. id, raw)
+  self.options.store:put_object(kind, id, raw)
   self.is_dirty = true
 end
 
 function cluster:remove(kind, id)
-  self.options.store:remove(kind .. " " .. id)
+  self.options.store:remove_object(kind, id)
   self.is_dirty = true
 end
 

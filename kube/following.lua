@@ -70,7 +70,7 @@ function following.attach(sync, options)
   if sync.lease.is_held then sync.gauges:lead(sync.lease.name, false) end
   sync.status = status.new {
     cluster = sync.cluster, flags = flags, identity = options.identity, clock = clock, log = native.log,
-    ingresses = function() return sync.placed or {} end,
+    ingresses = function() return sync.placed end,
   }
   sync.events = events.new {
     cluster = sync.cluster, identity = options.identity, clock = clock, time = options.time or native.time, log = native.log,

@@ -17,6 +17,7 @@
 #include "base/buffer.h"
 #include "base/check.h"
 #include "base/own_address.h"
+#include "base/hash.h"
 #include "base/pack.h"
 #include "kube/api_lua.h"
 #include "kube/documents.h"
@@ -170,6 +171,14 @@ static int native_encode(lua_State *L) {
   lua_pushlstring(L, bytes.data ? bytes.data : "", bytes.length);
   buffer_free(out);
   *out = (struct buffer){.data = NULL};
+  return 1;
+}
+
+/* hash(bytes) -> number: of 53 bits, keyed by this process, to tell versions of one thing apart */
+static int native_hash(lua_State *L) {
+  size_t length;
+  const char *bytes = luaL_checklstring(L, 1, &length);
+  lua_pushnumber(L, (lua_Number)(hash_bytes(span_make(bytes, length), hash_process_seed()) >> 11));
   return 1;
 }
 
@@ -575,10 +584,10 @@ static void make_type(lua_State *L, const char *name, const luaL_Reg *methods, l
 }
 
 static int open_module(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"yaml", native_yaml},       {"encode", native_encode},       {"join", native_join},   {"array", native_array}, {"raw", native_raw},
-      {"decode", native_decode},   {"documents", native_documents}, {"list", native_list},   {"read", native_read},   {"watch", native_watch},
-      {"address", native_address}, {"is_own", native_is_own},       {"clock", native_clock}, {"time", native_time},   {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"yaml", native_yaml},     {"encode", native_encode}, {"hash", native_hash},     {"join", native_join},
+                                       {"array", native_array},   {"raw", native_raw},       {"decode", native_decode}, {"documents", native_documents},
+                                       {"list", native_list},     {"read", native_read},     {"watch", native_watch},   {"address", native_address},
+                                       {"is_own", native_is_own}, {"clock", native_clock},   {"time", native_time},     {NULL, NULL}};
   static const luaL_Reg documents_methods[] = {
       {"update", documents_lua_update}, {"forget", documents_lua_forget}, {"position", documents_lua_position}, {"paths", documents_lua_paths}, {NULL, NULL}};
   static const luaL_Reg watch_methods[] = {{"wait", watch_lua_wait}, {NULL, NULL}};

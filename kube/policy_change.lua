@@ -90,7 +90,10 @@ function policy_change.finish(self)
   local pass = self.pass
   self.pass = nil
   self.policies:publish(pass.set)
-  self.scopes:declare(scopes.declared(pass.set.order), self.placed or {}, function(name) self:touch_sharers(name) end)
+  local function each_ingress(visit)
+    for id, version in pairs(self.placed) do visit(id, self.store.open(version)) end
+  end
+  self.scopes:declare(scopes.declared(pass.set.order), each_ingress, function(name) self:touch_sharers(name) end)
   self:send("policies", "policies", pass.set.key)
   for host, made in pairs(pass.built) do
     if self.world.ingresses[host] then self:commit(host, made) end

@@ -13,7 +13,7 @@ function scopes.new(short)
     names = {},     -- annotations of that scope, as the live policies declare them: name -> { spec, requires, is_trusted }
     risk = schema.RISKS.high,
     faults = setmetatable({}, { __mode = "k" }), -- annotations of an Ingress -> name -> what is wrong with it, or false
-    setters = {},   -- upstream name -> { [Ingress id] = Ingress that sets one of them }
+    setters = {},   -- upstream name -> { [Ingress id] = what an Ingress that sets one of them says }
     merged = {},    -- upstream name -> annotation -> value
     touched = {},   -- upstream name -> true: to be merged again
   }, scopes)
@@ -72,21 +72,26 @@ local function upstreams_of(ingress)
   return names
 end
 
-local function sets_one(self, ingress)
-  for name, value in pairs(self.short(ingress)) do
-    if self.names[name] and is_set(value) then return true end
+--- What an Ingress says to the upstreams that it leads to: its annotations of that scope, and those that they require. Nil: nothing.
+---@return { id: string, created: string, short: table<string, string> }|nil
+local function said_by(self, ingress)
+  local own, short = self.short(ingress), {}
+  for name, declared in pairs(self.names) do
+    if is_set(own[name]) then
+      short[name] = own[name]
+      for _, other in ipairs(declared.requires) do short[other] = own[other] end
+    end
   end
-  return false
+  return next(short) and { id = ingress.id, created = ingress.created, short = short }
 end
 
 --- Without sorting: one upstream may be the target of all Ingresses there are.
 local function merge(self, upstream)
   local values, from = {}, {}
-  for _, ingress in pairs(self.setters[upstream] or {}) do
-    local short = self.short(ingress)
-    for name, value in pairs(short) do
-      local counts = self.names[name] and is_set(value) and (not from[name] or model.is_older(ingress, from[name])) and not fault_of(self, short, name)
-      if counts then values[name], from[name] = value, ingress end
+  for _, said in pairs(self.setters[upstream] or {}) do
+    for name, value in pairs(said.short) do
+      local counts = self.names[name] and is_set(value) and (not from[name] or model.is_older(said, from[name])) and not fault_of(self, said.short, name)
+      if counts then values[name], from[name] = value, said end
     end
   end
   return next(values) and values or nil
@@ -104,20 +109,15 @@ local function same(a, b)
 end
 
 --- Do two versions of an Ingress say the same, as far as upstreams are concerned?
-local function says_same(self, before, after)
-  if before.created ~= after.created then return false end
-  local old, new = self.short(before), self.short(after)
-  for name in pairs(self.names) do
-    if old[name] ~= new[name] then return false end
-  end
-  return true
+local function says_same(before, after)
+  return before.created == after.created and same(before.short, after.short)
 end
 
 --- An Ingress takes the place of its version before (either may be nil). What that means is worked out by `settle`.
 function scopes:place(id, before, after)
-  local old = before and sets_one(self, before) and upstreams_of(before) or {}
-  local new = after and sets_one(self, after) and upstreams_of(after) or {}
-  local is_same = before and after and says_same(self, before, after)
+  local said, says = before and said_by(self, before), after and said_by(self, after)
+  local old, new = said and upstreams_of(before) or {}, says and upstreams_of(after) or {}
+  local is_same = said and says and says_same(said, says)
   for name in pairs(old) do
     if not (is_same and new[name]) then self.touched[name] = true end
     local setters = self.setters[name]
@@ -129,7 +129,7 @@ function scopes:place(id, before, after)
   for name in pairs(new) do
     if not (is_same and old[name]) then self.touched[name] = true end
     self.setters[name] = self.setters[name] or {}
-    self.setters[name][id] = after
+    self.setters[name][id] = says
   end
 end
 
@@ -160,14 +160,14 @@ local function forget_faults(self)
 end
 
 --- Other policies may declare other names: looks at all Ingresses again if so.
----@param placed table<string, table> Ingress id -> Ingress
-function scopes:declare(names, placed, changed)
+---@param each_ingress fun(visit: fun(id: string, ingress: table)) those that count
+function scopes:declare(names, each_ingress, changed)
   if same_names(names, self.names) then return end
   self.names, self.setters = names, {}
   forget_faults(self)
   local before = self.merged
   self.merged = {}
-  for id, ingress in pairs(placed) do self:place(id, nil, ingress) end
+  each_ingress(function(id, ingress) self:place(id, nil, ingress) end)
   self:settle(function() end)
   for name in pairs(before) do
     if not same(before[name], self.merged[name]) then changed(name) end

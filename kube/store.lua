@@ -1,5 +1,7 @@
 --- The objects of all documents, by kind and name. Knows which document holds which object, keeps the last good version of an object whose
 --- edit is broken, and refuses the second of two objects of one name. What changed is asked for with `take`.
+---
+--- A *version* is what is kept of an object. There are thousands of some kinds: theirs is one packed string, which makes a table when somebody asks.
 local native = require "moongate.kube"
 local json = require "cjson.safe"
 local objects = require "kube.objects"
@@ -9,105 +11,170 @@ store.__index = store
 
 json.decode_max_depth(64)
 
----@class Entry one object of one document
----@field key string|nil
----@field object Object|nil
----@field document integer|string
----@field item integer
----@field line integer
----@field problems Problem[]
----@field is_kept boolean|nil the edit is broken; the object is of an earlier version
+local PACKED = { Ingress = true, Service = true, EndpointSlice = true, Endpoints = true }
+
+---@alias Version string|Object
+
+---@class Entry one object of one document: what the store keeps of it
+---@field version Version
+---@field document integer
+---@field item integer|nil in the document; nil: the first
+---@field line integer|nil nil: the first
 
 ---@param options { position: fun(document): string|nil, integer|nil, integer|nil, findings: table, flags: table<string, string> }
 function store.new(options)
   return setmetatable({
     position = options.position, findings = options.findings, flags = options.flags,
-    entries = {},     -- document id -> Entry[]
-    by_key = {},      -- object key -> Entry[] (usually one)
-    current = {},     -- object key -> the Entry that counts
-    kinds = {},       -- kind -> { [ns/name] = Object }
-    dirty = {},       -- object key -> the object before, or false
+    entries = {},     -- document id -> the key of its object, or a list of keys
+    by_key = {},      -- object key -> Entry, or Entry[] where there are more
+    doubled = {},     -- object key -> true: there was more than one entry at the last take
+    kinds = {},       -- kind -> { [ns/name] = the version that counts }
     unsettled = {},   -- object key -> true: its entries changed since the last take
+    arrived = {},     -- object key -> the version that a cluster gave since the last take; false: it is gone
     skipped = {},     -- kind -> count of documents of unknown kinds
+    reported = {},    -- document id -> true: something was said of it
     strict = {},      -- document id -> what is wrong with it under strict-validate-path-type
   }, store)
+end
+
+-- ---- versions ----
+
+local function id_of(namespace, name)
+  return namespace .. "/" .. name
+end
+
+local function version_of(object)
+  if not PACKED[object.kind] then return object end
+  local key, id = object.key, object.id
+  object.key, object.id = nil, nil -- follow from the rest
+  local packed = native.encode(object)
+  object.key, object.id = key, id
+  return packed
+end
+
+local function is_same(a, b)
+  return a == b or type(a) == "table" and type(b) == "table" and native.encode(a) == native.encode(b)
+end
+
+--- The object of a version: of a packed one a new table with each call, so compare `version`.
+---@param version Version
+---@return Object
+function store.open(version)
+  if type(version) == "table" then return version end
+  local object = native.decode(version)
+  object.version, object.id = version, id_of(object.namespace, object.name)
+  object.key = object.kind .. " " .. object.id
+  return object
+end
+
+--- The version of an object that counts.
+---@return Version|nil
+function store:version(kind, id)
+  local of_kind = self.kinds[kind]
+  return of_kind and of_kind[id]
 end
 
 --- An object that counts.
 ---@return Object|nil
 function store:get(kind, id)
-  local of_kind = self.kinds[kind]
-  return of_kind and of_kind[id]
+  local version = self:version(kind, id)
+  return version and store.open(version)
 end
 
---- All objects of a kind: id -> object. Not to be changed.
+--- All objects of a kind that count: id -> version. Not to be changed.
+---@return table<string, Version>
 function store:all(kind)
   self.kinds[kind] = self.kinds[kind] or {}
   return self.kinds[kind]
 end
 
---- Document id and line of an object, for findings.
-function store:where(key)
-  local entry = self.current[key]
-  if entry then return entry.document, entry.line end
+-- ---- the documents of a directory ----
+
+--- Calls visit(entry) for each entry of a key.
+local function each_entry(self, key, visit)
+  local held = self.by_key[key]
+  if not held then return end
+  if held.version then return visit(held) end
+  for _, entry in ipairs(held) do visit(entry) end
 end
 
 local function is_before(self, a, b)
-  if a.document == b.document then return a.item < b.item end
+  if a.document == b.document then return (a.item or 1) < (b.item or 1) end
   local path_a, index_a = self.position(a.document)
   local path_b, index_b = self.position(b.document)
   if path_a ~= path_b then return (path_a or "") < (path_b or "") end
   return (index_a or 0) < (index_b or 0)
 end
 
+--- The entry that counts for a key.
+local function choose(self, key)
+  local chosen
+  each_entry(self, key, function(entry)
+    if not chosen or is_before(self, entry, chosen) then chosen = entry end
+  end)
+  return chosen
+end
+
+--- Document id and line of an object, for findings.
+function store:where(key)
+  local entry = choose(self, key)
+  if entry then return entry.document, entry.line or 1 end
+end
+
 local function place(self, entry)
   local path, index, line = self.position(entry.document)
-  return ("%s:%d (document %d)"):format(path or "?", (line or 1) + entry.line - 1, index or 0)
+  return ("%s:%d (document %d)"):format(path or "?", (line or 1) + (entry.line or 1) - 1, index or 0)
 end
 
---- Chooses the entry that counts for a key, and notes the change.
+local function duplicate(entry)
+  return ("duplicate %s %d"):format(entry.document, entry.item or 1)
+end
+
+--- Chooses the version that counts for a key, and says which entries of that name are refused.
 local function settle(self, key)
-  local list, chosen = self.by_key[key], nil
-  for _, entry in ipairs(list or {}) do
-    if entry.object and (not chosen or is_before(self, entry, chosen)) then chosen = entry end
-  end
-  for _, entry in ipairs(list or {}) do
-    local refused = entry ~= chosen and entry.object and {
-      level = "error", document = entry.document, line = entry.line, key = key,
+  local held = self.by_key[key]
+  if held and held.version and not self.doubled[key] then return held.version end
+  local chosen = choose(self, key)
+  self.doubled[key] = held and not held.version or nil
+  each_entry(self, key, function(entry)
+    local refused = entry ~= chosen and {
+      level = "error", document = entry.document, line = entry.line or 1, key = key,
       text = ("is there twice: %s counts, %s is refused"):format(place(self, chosen), place(self, entry)),
     }
-    self.findings:set(("duplicate %s %d"):format(entry.document, entry.item), refused and { refused })
-  end
-  local before = self.current[key]
-  local old, new = before and before.object, chosen and chosen.object
-  self.current[key] = chosen
-  if old == new then return end
-  local object = new or old
-  self.kinds[object.kind] = self.kinds[object.kind] or {}
-  self.kinds[object.kind][object.id] = new
-  if self.dirty[key] == nil then self.dirty[key] = old or false end
+    self.findings:set(duplicate(entry), refused and { refused })
+  end)
+  return chosen and chosen.version
 end
 
-local function drop_entry(self, entry, touched)
-  self.findings:set(("duplicate %s %d"):format(entry.document, entry.item), nil)
-  if not entry.key then return end
-  local list = self.by_key[entry.key]
-  for i = #list, 1, -1 do
-    if list[i] == entry then table.remove(list, i) end
-  end
-  if #list == 0 then self.by_key[entry.key] = nil end
-  touched[entry.key] = true
+--- Takes the entries of a document out of a key's.
+local function drop_entries(self, id, key)
+  local kept = {}
+  each_entry(self, key, function(entry)
+    if entry.document ~= id then
+      kept[#kept + 1] = entry
+    elseif self.doubled[key] then
+      self.findings:set(duplicate(entry), nil)
+    end
+  end)
+  self.by_key[key] = #kept > 1 and kept or kept[1]
+  self.unsettled[key] = true
 end
 
-local function add_entry(self, entry, touched)
-  if not entry.key then return end
-  local list = self.by_key[entry.key]
-  if not list then
-    list = {}
-    self.by_key[entry.key] = list
+local function add_entry(self, key, entry)
+  local held = self.by_key[key]
+  if not held then
+    self.by_key[key] = entry
+  elseif held.version then
+    self.by_key[key] = { held, entry }
+  else
+    held[#held + 1] = entry
   end
-  list[#list + 1] = entry
-  touched[entry.key] = true
+  self.unsettled[key] = true
+end
+
+local function keys_of(self, id)
+  local keys = self.entries[id]
+  return type(keys) == "table" and keys or { keys }
 end
 
 local function parse(text)
@@ -119,10 +186,18 @@ local function parse(text)
   return native.yaml(text)
 end
 
---- The entries of a document's value: the object itself, or the items of a List.
-local function read_value(self, id, raw, line)
+---@class Reading one object of a document, as it was read
+---@field key string|nil
+---@field version Version|nil
+---@field line integer
+---@field problems Problem[]
+---@field is_kept boolean|nil the edit is broken; the version is an earlier one
+
+--- What a document's value holds: the object itself, or the items of a List.
+---@return Reading[]
+local function read_value(self, raw, line)
   local items, is_list = objects.items(raw)
-  local entries = {}
+  local readings = {}
   for i, item in ipairs(items) do
     local object, problems, key, is_skipped = objects.read(item, self.flags)
     if is_skipped then
@@ -132,9 +207,9 @@ local function read_value(self, id, raw, line)
     if is_list then
       for _, problem in ipairs(problems) do problem.field = ("items[%d]%s"):format(i - 1, problem.field and "." .. problem.field or "") end
     end
-    entries[i] = { key = object and object.key or key, object = object, document = id, item = i, line = line, problems = problems }
+    readings[i] = { key = object and object.key or key, version = object and version_of(object), line = line, problems = problems }
   end
-  return entries
+  return readings
 end
 
 --- How bad it is, a setting says; it is known after the first documents, and nothing is said before.
@@ -147,17 +222,20 @@ local function report_strict(self, id)
   self.findings:set("strict " .. id, list)
 end
 
-local function report(self, id, entries, failure)
+local function report(self, id, readings, failure)
   local list, strict = { failure }, {}
-  for _, entry in ipairs(entries) do
-    for _, problem in ipairs(entry.problems) do
+  for _, reading in ipairs(readings) do
+    for _, problem in ipairs(reading.problems) do
       local text = problem.text
-      if problem.level == "error" and entry.is_kept then text = text .. " (the version before stays)" end
-      local finding = { level = problem.level, document = id, line = entry.line, key = entry.key, field = problem.field, text = text,
+      if problem.level == "error" and reading.is_kept then text = text .. " (the version before stays)" end
+      local finding = { level = problem.level, document = id, line = reading.line, key = reading.key, field = problem.field, text = text,
         is_quiet = problem.level == "info" }
       if problem.level == "strict" then strict[#strict + 1] = finding else list[#list + 1] = finding end
     end
   end
+  local has_said = #list > 0 or #strict > 0
+  if not has_said and not self.reported[id] then return end
+  self.reported[id] = has_said or nil
   self.findings:set("document " .. id, list)
   self.strict[id] = #strict > 0 and strict or nil
   report_strict(self, id)
@@ -177,74 +255,113 @@ end
 function store:put(id, text)
   local raw, line, failed_line = parse(text)
   if raw == nil and line then
-    local stays = #(self.entries[id] or {}) > 0 and " (the version before stays)" or ""
+    local stays = #keys_of(self, id) > 0 and " (the version before stays)" or ""
     report(self, id, {}, { level = "error", document = id, line = failed_line, text = line .. stays })
   elseif raw == nil or type(raw) == "userdata" then
     self:take_in(id, {})
   else
-    self:take_in(id, read_value(self, id, raw, line or 1))
+    self:take_in(id, read_value(self, raw, line or 1))
   end
-end
-
---- Takes in one object of a cluster, new or changed.
----@param id string its name as a document: any text that stays with it
----@param raw table the object as JSON gave it
-function store:put_object(id, raw)
-  self:take_in(id, read_value(self, id, raw, 1))
 end
 
 ---@private
-function store:take_in(id, entries)
-  local before = self.entries[id] or {}
-  local old_by_key, touched = {}, {}
-  for _, entry in ipairs(before) do
-    if entry.key then old_by_key[entry.key] = entry end
+---@param id integer
+---@param readings Reading[]
+function store:take_in(id, readings)
+  local before, known = keys_of(self, id), {}
+  for _, key in ipairs(before) do
+    each_entry(self, key, function(entry)
+      if entry.document == id then known[key] = entry.version end
+    end)
   end
-  for _, entry in ipairs(entries) do
-    local old = entry.key and old_by_key[entry.key]
-    if not entry.key and #before == 1 and #entries == 1 and #entry.problems > 0 then old = before[1] end -- its name is what is broken
-    if old and old.object then
-      if not entry.object and #entry.problems > 0 then
-        entry.key, entry.object, entry.is_kept = old.key, old.object, true
-      elseif entry.object and native.encode(old.object) == native.encode(entry.object) then
-        entry.object = old.object
-      end
+  for _, reading in ipairs(readings) do
+    local key = reading.key
+    if not key and #before == 1 and #readings == 1 and #reading.problems > 0 then key = before[1] end -- its name is what is broken
+    local old = key and known[key]
+    if old and not reading.version and #reading.problems > 0 then
+      reading.key, reading.version, reading.is_kept = key, old, true
+    elseif old and reading.version and is_same(old, reading.version) then
+      reading.version = old
     end
   end
-  for _, entry in ipairs(before) do drop_entry(self, entry, touched) end
-  for _, entry in ipairs(entries) do add_entry(self, entry, touched) end
-  self.entries[id] = entries
-  report(self, id, entries)
-  for key in pairs(touched) do self.unsettled[key] = true end
+  for key in pairs(known) do drop_entries(self, id, key) end
+  local keys = {}
+  for i, reading in ipairs(readings) do
+    if reading.version then
+      keys[#keys + 1] = reading.key
+      add_entry(self, reading.key, { version = reading.version, document = id, item = i > 1 and i or nil, line = reading.line > 1 and reading.line or nil })
+    end
+  end
+  self.entries[id] = #keys > 1 and keys or keys[1]
+  report(self, id, readings)
+end
+
+local function forget(self, id)
+  if not self.reported[id] then return end
+  self.reported[id], self.strict[id] = nil, nil
+  self.findings:set("document " .. id, nil)
+  self.findings:set("strict " .. id, nil)
 end
 
 --- A document is gone.
----@param id integer|string
+---@param id integer
 function store:remove(id)
-  local touched = {}
-  for _, entry in ipairs(self.entries[id] or {}) do drop_entry(self, entry, touched) end
+  for _, key in ipairs(keys_of(self, id)) do drop_entries(self, id, key) end
   self.entries[id] = nil
-  self.findings:set("document " .. id, nil)
-  self.findings:set("strict " .. id, nil)
-  self.strict[id] = nil
-  for key in pairs(touched) do self.unsettled[key] = true end
+  forget(self, id)
 end
 
---- What changed since the last call: a list of { key, old, new }.
----@return { key: string, kind: string, old: Object|nil, new: Object|nil }[]
-function store:take()
-  -- Only now: between two documents of one change an object may be there twice, or not at all.
-  for key in pairs(self.unsettled) do settle(self, key) end
-  self.unsettled = {}
-  local list = {}
-  for key, old in pairs(self.dirty) do
-    local entry = self.current[key]
-    local new = entry and entry.object
-    if (old or nil) ~= new then
-      list[#list + 1] = { key = key, kind = (new or old).kind, id = (new or old).id, old = old or nil, new = new }
-    end
+-- ---- the objects of a cluster: one document each, whose name is theirs ----
+
+--- Takes in an object that is new or changed.
+---@param kind string
+---@param id string "namespace/name"
+---@param raw table the object as JSON gave it
+function store:put_object(kind, id, raw)
+  local name, before = kind .. " " .. id, self:version(kind, id)
+  if self.arrived[name] ~= nil then before = self.arrived[name] end
+  local reading = read_value(self, raw, 1)[1]
+  if reading.version then
+    self.arrived[name] = before and is_same(before, reading.version) and before or reading.version
+  elseif before and #reading.problems > 0 then
+    reading.is_kept = true
   end
-  self.dirty = {}
+  report(self, name, { reading })
+end
+
+--- An object is gone.
+---@param kind string
+---@param id string
+function store:remove_object(kind, id)
+  self.arrived[kind .. " " .. id] = false
+  forget(self, kind .. " " .. id)
+end
+
+-- ---- changes ----
+
+--- "Ingress default/shop", "IngressClass nginx"
+local function parts_of(key)
+  local kind, id = key:match("^(%S+) (.*)$")
+  return kind, id:find("/", 1, true) and id or "/" .. id
+end
+
+local function note(self, list, key, new)
+  local kind, id = parts_of(key)
+  local of_kind = self:all(kind)
+  local old = of_kind[id]
+  if old == new then return end
+  of_kind[id] = new
+  list[#list + 1] = { kind = kind, id = id, old = old, new = new }
+end
+
+--- What changed since the last call.
+---@return { kind: string, id: string, old: Version|nil, new: Version|nil }[]
+function store:take()
+  local list = {}
+  -- Only now: between two documents of one change an object may be there twice, or not at all.
+  for key in pairs(self.unsettled) do note(self, list, key, settle(self, key)) end
+  for key, version in pairs(self.arrived) do note(self, list, key, version or nil) end
+  self.unsettled, self.arrived = {}, {}
   return list
 end
 

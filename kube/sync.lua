@@ -60,12 +60,12 @@ function sync.new(options)
   self.lacks = {}          -- upstream name -> "no-service" or "no-endpoint"
   self.world = world.new()
   self.prefixes = annotations.prefixes(self.flags)
-  self.shorts = setmetatable({}, { __mode = "k" })
   self.scopes = scopes.new(function(ingress) return self:short(ingress) end)
-  self.hosts = {}          -- host -> what was built: { packed, upstreams, users, names, certificate }
-  self.sent = {}           -- "kind key" -> encoded body that the other side has
-  self.rejected = {}       -- Ingress id -> { object, text }
-  self.good = {}           -- Ingress id -> the last object that every policy accepted
+  self.hosts = {}          -- host -> what was built: { upstreams, users, names, has_tls, certificate }
+  self.sent = {}           -- kind -> key -> hash of the encoded body that the other side has
+  self.placed = {}         -- Ingress id -> the version that counts
+  self.rejected = {}       -- Ingress id -> { version, text }
+  self.good = {}           -- Ingress id -> the last version that every policy accepted
   self.certificate_users = {} -- Secret id -> { [holder] = true }
   self.dirty = { hosts = {}, upstreams = {}, certificates = {}, names = {}, orphans = {} }
   self.queue = {}          -- hosts to be built in slices
@@ -82,7 +82,7 @@ function sync.new(options)
     endpoints = function(id) return self.store:get("Endpoints", id) end,
     slices = function(id)
       local list = {}
-      for _, slice in pairs(self.world.slices[id] or {}) do list[#list + 1] = slice end
+      for slice in world.each(self.world.slices[id]) do list[#list + 1] = self.store:get("EndpointSlice", slice) end
       table.sort(list, function(a, b) return a.id < b.id end)
       return list
     end,
@@ -119,14 +119,12 @@ function sync:fetch(kind, namespace, ref)
 end
 
 function sync:short(ingress)
-  local short = self.shorts[ingress]
-  if not short then
+  if not ingress.short then
     local problems
-    short, problems = annotations.short(ingress.annotations, self.prefixes)
-    self.shorts[ingress] = short
-    self:report("annotations " .. ingress.id, problems, ingress.key)
+    ingress.short, problems = annotations.short(ingress.annotations, self.prefixes)
+    if self.store:version("Ingress", ingress.id) == ingress.version then self:report("annotations " .. ingress.id, problems, ingress.key) end
   end
-  return short
+  return ingress.short
 end
 
 --- Sets findings, with the place of the object that each is about.
@@ -145,9 +143,13 @@ local function change(op, kind, key, body)
 end
 
 function sync:send(kind, key, packed)
-  local name = kind .. " " .. key
-  if self.sent[name] == packed then return end
-  self.sent[name] = packed
+  local sent, hash = self.sent[kind], packed and native.hash(packed)
+  if not sent then
+    sent = {}
+    self.sent[kind] = sent
+  end
+  if sent[key] == hash then return end
+  sent[key] = hash
   self.message[#self.message + 1] = packed and change("upsert", kind, key, native.raw(packed)) or change("delete", kind, key)
 end
 
@@ -179,34 +181,36 @@ function sync:accepted(ingress)
   end
   self:report(source, nil)
   local rejected = self.rejected[ingress.id]
-  if rejected and rejected.object == ingress then return self.good[ingress.id] end
+  if rejected and rejected.version == ingress.version then
+    local good = self.good[ingress.id]
+    return good and self.store.open(good)
+  end
   return ingress
 end
 
 --- The values that all users of an upstream share are others now.
 function sync:touch_sharers(upstream)
-  for holder in pairs(self.world.upstreams[upstream] or {}) do
-    local host = holder:match("^host (.*)$")
-    if host then self.dirty.hosts[host] = true end
+  for holder in world.each(self.world.upstreams[upstream]) do
+    if holder ~= world.SETTINGS then self.dirty.hosts[holder] = true end
   end
 end
 
 --- Lists an Ingress under its hosts, in place of its version before.
 function sync:place_ingress(id, ingress)
-  local before = self.placed and self.placed[id]
-  self.placed = self.placed or {}
-  if before == ingress then return end
-  self.placed[id] = ingress
+  local known, version = self.placed[id], ingress and ingress.version
+  if known == version then return end
+  local before = known and self.store.open(known)
+  self.placed[id] = version
   self.dirty.orphans[id] = true
   if ingress and self.announce then self.announce(ingress) end
   self.scopes:place(id, before, ingress)
   local old, new = before and model.hosts_of(before) or {}, ingress and model.hosts_of(ingress) or {}
   for host in pairs(old) do
-    if not new[host] then world.remove(self.world.ingresses, host, id) end
+    if not new[host] then self.world.ingresses[host] = world.without(self.world.ingresses[host], id) end
     self.dirty.hosts[host] = true
   end
   for host in pairs(new) do
-    add(self.world.ingresses, host, id, ingress)
+    self.world.ingresses[host] = world.with(self.world.ingresses[host], id)
     self.dirty.hosts[host] = true
   end
 end
@@ -224,9 +228,8 @@ end
 
 --- A policy refuses an Ingress: its last accepted version takes its place.
 function sync:reject(ingress, text)
-  local current = self.store:get("Ingress", ingress.id)
-  if current ~= ingress then return end
-  self.rejected[ingress.id] = { object = ingress, text = text }
+  if self.store:version("Ingress", ingress.id) ~= ingress.version then return end
+  self.rejected[ingress.id] = { version = ingress.version, text = text }
   local stays = self.good[ingress.id] and " (the version before stays)" or ""
   self:report("rejected " .. ingress.id, { { level = "error", text = text .. ": the Ingress is refused" .. stays } }, ingress.key)
   self:check_ingress(ingress.id)
@@ -260,7 +263,7 @@ function apply.IngressClass(self)
 end
 
 function sync:touch_service(id)
-  for name in pairs(self.world.by_service[id] or {}) do self.dirty.upstreams[name] = true end
+  for name in world.each(self.world.by_service[id]) do self.dirty.upstreams[name] = true end
   if id == self.flags["default-backend-service"] then self.dirty.settings = true end
 end
 
@@ -268,10 +271,11 @@ function apply.Service(self, item) self:touch_service(item.id) end
 function apply.Endpoints(self, item) self:touch_service(item.id) end
 
 function apply.EndpointSlice(self, item)
-  for _, slice in pairs { item.old or false, item.new or false } do
+  for _, version in pairs { item.old or false, item.new or false } do
+    local slice = version and self.store.open(version)
     if slice and slice.service then
-      local service = slice.namespace .. "/" .. slice.service
-      if slice == item.new then add(self.world.slices, service, slice.id, slice) else world.remove(self.world.slices, service, slice.id) end
+      local service, replace = slice.namespace .. "/" .. slice.service, version == item.new and world.with or world.without
+      self.world.slices[service] = replace(self.world.slices[service], slice.id)
       self:touch_service(service)
     end
   end
@@ -335,8 +339,7 @@ function sync:default_backend(fields, list)
       list[#list + 1] = { level = "warn", text = ("--default-backend-service: Service %s %s"):format(id, service and "has no port" or "does not exist") }
     end
   end
-  self.world:set_upstreams("settings", self.default_used, used, function(name) self.dirty.upstreams[name] = true end)
-  self.default_used = used
+  self.default_used = self.world:set_upstreams(world.SETTINGS, self.default_used, used, function(name) self.dirty.upstreams[name] = true end)
 end
 
 function sync:default_certificate(fields, list)
@@ -403,7 +406,7 @@ end
 
 function sync:ingresses_of(host)
   local list = {}
-  for _, ingress in pairs(self.world.ingresses[host] or {}) do list[#list + 1] = ingress end
+  for id in world.each(self.world.ingresses[host]) do list[#list + 1] = self.store.open(self.placed[id]) end
   table.sort(list, model.is_older)
   return list
 end
@@ -414,14 +417,14 @@ function sync:build(host, set)
   if #ingresses == 0 then return nil end
   local has_tls, certificate, problem, looked = model.certificate(host, ingresses, function(id, name) return self.certificates:covers(id, name) end)
   local above = model.wildcard_above(host)
-  if not has_tls and above and self.hosts[above] then has_tls, certificate = self.hosts[above].has_tls, self.hosts[above].certificate end
+  if not has_tls and above and self.hosts[above] then has_tls, certificate = self.hosts[above].has_tls == true, self.hosts[above].certificate end
   self.users = {}
   local denied = self:missing_guard(set)
   local made = attaching.host {
     name = host, ingresses = ingresses, short = function(ingress) return self:short(ingress) end, has_tls = has_tls, certificate = certificate,
     settings = self.raw_settings, set = set, denied = denied, service_upstream = self.own["service-upstream"],
     scopes = self.scopes, https_port = self.https_port,
-    has_stood = function(ingress) return self.good[ingress.id] == ingress end,
+    has_stood = function(ingress) return self.good[ingress.id] == ingress.version end,
   }
   for _, id in ipairs(looked) do self.users["secret " .. id] = true end
   made.users, self.users = self.users, nil
@@ -441,22 +444,24 @@ function sync:touch_below(wildcard)
   end
 end
 
+local function or_nil(set)
+  return next(set) ~= nil and set or nil
+end
+
 --- Takes over what was built: dependencies, findings, and the message.
 function sync:commit(host, made)
-  local before = self.hosts[host] or {}
-  local after = made or {}
-  self.hosts[host] = made and {
-    upstreams = made.upstreams, users = made.users, has_tls = made.has_tls, certificate = made.certificate, names = {},
-  } or nil
-  self.world:set_upstreams("host " .. host, before.upstreams, after.upstreams or {}, function(name) self.dirty.upstreams[name] = true end)
+  local known = self.hosts[host]
+  local before, after = known or {}, made or {}
+  local upstreams = self.world:set_upstreams(host, before.upstreams, after.upstreams or {}, function(name) self.dirty.upstreams[name] = true end)
+  self.hosts[host] = made and { upstreams = upstreams, users = or_nil(made.users), has_tls = made.has_tls or nil, certificate = made.certificate } or nil
   world.relist(self.world.users, before.users, after.users or {}, host)
   local names = {}
   for _, name in ipairs(after.aliases or {}) do names[name] = "alias" end
   for _, name in ipairs(after.redirect_hosts or {}) do names[name] = names[name] or "redirect" end
   names[host] = nil
   world.relist(self.world.names, before.names, names, host, function(name) self.dirty.names[name] = true end)
-  if made then self.hosts[host].names = names end
-  if host:sub(1, 2) == "*." and (before.has_tls ~= after.has_tls or before.certificate ~= after.certificate) then self:touch_below(host) end
+  if made then self.hosts[host].names = or_nil(names) end
+  if host:sub(1, 2) == "*." and (before.has_tls ~= (after.has_tls or nil) or before.certificate ~= after.certificate) then self:touch_below(host) end
   if before.certificate ~= after.certificate then
     if before.certificate then world.remove(self.certificate_users, before.certificate, host) end
     if after.certificate then add(self.certificate_users, after.certificate, host) end
@@ -464,15 +469,10 @@ function sync:commit(host, made)
     if after.certificate then self.dirty.certificates[after.certificate] = true end
   end
   if host ~= "_" then self.gauges:certificate(host, after.certificate, after.certificate and self.certificates:facts(after.certificate)) end
-  if (before.packed == nil) ~= (made == nil) or self.world.names[host] then self.dirty.names[host] = true end
+  if (known == nil) ~= (made == nil) or self.world.names[host] then self.dirty.names[host] = true end
   self:report("host " .. host, after.findings)
   self:note_settings(after.setting_findings)
   self:send("host", host, after.packed)
-  if made then
-    self.hosts[host].packed = true
-  elseif self.world.names[host] then
-    self.dirty.names[host] = true
-  end
 end
 
 --- What policies say about settings is the same for every host: once is enough.
@@ -490,14 +490,14 @@ function sync:rebuild(host)
   local made = self:build(host, self.policies.set)
   local is_refused = false
   for ingress, text in pairs(made and made.rejected or {}) do
-    if self.world.ingresses[host] and self.world.ingresses[host][ingress.id] == ingress and self.good[ingress.id] ~= ingress then
+    if self.placed[ingress.id] == ingress.version and self.good[ingress.id] ~= ingress.version then
       is_refused = true
       self:reject(ingress, text)
     end
   end
   if is_refused then return end -- it is dirty again, without the refused ones
   for _, ingress in ipairs(made and made.ingresses or {}) do
-    if not self.rejected[ingress.id] then self.good[ingress.id] = ingress end
+    if not self.rejected[ingress.id] then self.good[ingress.id] = ingress.version end
   end
   self:commit(host, made)
   if self.pass then
@@ -518,9 +518,8 @@ end
 --- The first host, in byte order, whose routes lead to an upstream: where to look for who asks.
 function sync:first_host(name)
   local first
-  for holder in pairs(self.world.upstreams[name] or {}) do
-    local host = holder:match "^host (.*)$"
-    if host and (not first or host < first) then first = host end
+  for holder in world.each(self.world.upstreams[name]) do
+    if holder ~= world.SETTINGS and (not first or holder < first) then first = holder end
   end
   return first
 end
@@ -529,14 +528,15 @@ end
 function sync:note_lack(name, lack)
   if self.lacks[name] == lack then return end
   self.lacks[name] = lack
-  for holder in pairs(self.world.upstreams[name] or {}) do
-    for id in pairs(self.world.ingresses[holder:match "^host (.*)$"] or {}) do self.dirty.orphans[id] = true end
+  for holder in world.each(self.world.upstreams[name]) do
+    for id in world.each(self.world.ingresses[holder]) do self.dirty.orphans[id] = true end
   end
 end
 
 --- Whether an Ingress leads nowhere, for its gauge.
 function sync:review_orphan(id)
-  local ingress, lacking = self.placed[id], {}
+  local version, lacking = self.placed[id], {}
+  local ingress = version and self.store.open(version)
   local function look(backend)
     if backend and backend.service then lacking[self.lacks[model.upstream_key(ingress.namespace, backend.service, backend.port)] or ""] = true end
   end
@@ -558,7 +558,7 @@ function sync:build_upstream(name)
     return
   end
   local body, list = model.upstream(self.view, definition)
-  local has_service = self.store:get("Service", definition.namespace .. "/" .. definition.service) ~= nil
+  local has_service = self.store:version("Service", definition.namespace .. "/" .. definition.service) ~= nil
   self:note_lack(name, not has_service and "no-service" or body.missing and "no-endpoint" or nil)
   local host = body.missing and #list > 0 and self:first_host(name)
   for _, finding in ipairs(list) do finding.text = host and ("%s (host %s uses it)"):format(finding.text, host) or finding.text end

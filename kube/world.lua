@@ -2,16 +2,57 @@
 local world = {}
 world.__index = world
 
+world.SETTINGS = "/settings" -- as a holder of upstreams; the others are hosts
+
 function world.new()
   return setmetatable({
-    ingresses = {},   -- host -> { [Ingress id] = Ingress that counts for it }
-    slices = {},      -- Service id -> { [slice id] = slice }
-    upstreams = {},   -- upstream name -> { [holder] = definition }
-    by_service = {},  -- Service id -> { [upstream name] = true }
+    ingresses = {},   -- host -> Ingress ids
+    slices = {},      -- Service id -> slice ids
+    upstreams = {},   -- upstream name -> holders
+    by_service = {},  -- Service id -> upstream names
+    own_address = {}, -- upstream name -> { [holder that wants the Service's own address] = true }
     users = {},       -- "secret ns/name" or "config_map ns/name" -> { [host] = true }
     names = {},       -- alias or redirect name -> { [owner host] = "alias" | "redirect" }
   }, world)
 end
+
+-- ---- sets of names, nearly all of one name: that name itself stands for such a set ----
+
+--- The set with one name more.
+---@param set nil|string|table<string, true>
+function world.with(set, name)
+  if set == nil or set == name then return name end
+  if type(set) == "string" then return { [set] = true, [name] = true } end
+  set[name] = true
+  return set
+end
+
+--- The set without a name.
+function world.without(set, name)
+  if set == name then return nil end
+  if type(set) ~= "table" then return set end
+  set[name] = nil
+  local first = next(set)
+  return next(set, first) and set or first
+end
+
+local function only(set, name)
+  if name == nil then return set end
+end
+
+--- for name in world.each(set) do
+function world.each(set)
+  if type(set) == "table" then return next, set, nil end
+  return only, set, nil
+end
+
+--- Is the name in the set?
+---@return boolean
+function world.has(set, name)
+  return set == name or type(set) == "table" and set[name] == true
+end
+
+-- ---- maps of maps ----
 
 local function add(map, key, item, value)
   local set = map[key]
@@ -31,21 +72,42 @@ end
 
 world.add, world.remove = add, remove
 
---- Replaces what a holder (a host, or the settings) uses. Calls `changed(name)` for each upstream that got or lost it, or whose definition is another.
+local function service_of(upstream)
+  return upstream:match("^(.*)/")
+end
+
+local function let_go(self, holder, name, changed)
+  self.upstreams[name] = world.without(self.upstreams[name], holder)
+  remove(self.own_address, name, holder)
+  if not self.upstreams[name] then
+    local service = service_of(name)
+    self.by_service[service] = world.without(self.by_service[service], name)
+  end
+  changed(name)
+end
+
+--- Replaces what a holder (a host, or SETTINGS) uses. Calls `changed(name)` for each upstream that got or lost it, or that it wants in another way.
+---@param before nil|string|table<string, true> what this returned the last time
+---@param after table<string, table> name -> definition
+---@return nil|string|table<string, true>
 function world:set_upstreams(holder, before, after, changed)
-  for name, definition in pairs(before or {}) do
-    if not after[name] then
-      remove(self.upstreams, name, holder)
-      if not self.upstreams[name] then remove(self.by_service, definition.namespace .. "/" .. definition.service, name) end
-      changed(name)
-    end
+  for name in world.each(before) do
+    if not after[name] then let_go(self, holder, name, changed) end
   end
+  local names
   for name, definition in pairs(after) do
-    local old = before and before[name]
-    add(self.upstreams, name, holder, definition)
-    add(self.by_service, definition.namespace .. "/" .. definition.service, name)
-    if not old or old.use_service_address ~= definition.use_service_address then changed(name) end
+    local wants, wanted = definition.use_service_address == true, (self.own_address[name] or {})[holder] == true
+    local is_new = not world.has(before, name)
+    names = world.with(names, name)
+    self.upstreams[name] = world.with(self.upstreams[name], holder)
+    local service = service_of(name)
+    self.by_service[service] = world.with(self.by_service[service], name)
+    if wants ~= wanted then
+      if wants then add(self.own_address, name, holder) else remove(self.own_address, name, holder) end
+    end
+    if is_new or wants ~= wanted then changed(name) end
   end
+  return names
 end
 
 --- Replaces a set of keys that `item` is listed under.
@@ -64,13 +126,13 @@ function world.relist(map, before, after, item, changed)
   end
 end
 
---- The definition of an upstream: the first holder's; one that wants the Service's own address is enough.
+--- What an upstream is: one holder that wants the Service's own address is enough. Nil: nobody uses it.
+---@param name string see model.upstream_key
+---@return table|nil
 function world:definition(name)
-  local found
-  for _, definition in pairs(self.upstreams[name] or {}) do
-    if not found or definition.use_service_address then found = definition end
-  end
-  return found
+  if not self.upstreams[name] then return nil end
+  local namespace, service, port = name:match("^([^/]*)/([^/]*)/(.*)$")
+  return { name = name, namespace = namespace, service = service, port = port, use_service_address = self.own_address[name] ~= nil or nil }
 end
 
 return world
