@@ -161,7 +161,7 @@ local function note_missing_secrets(self, ingress)
   local sync = self.sync
   for _, tls in ipairs(ingress.tls) do
     local id = tls.secret and ingress.namespace .. "/" .. tls.secret
-    if id and not sync.store:version("Secret", id) and not (sync.cluster and sync.cluster:uid("Secret", id)) then
+    if id and not sync.store:has("Secret", id) and not (sync.cluster and sync.cluster:uid("Secret", id)) then
       self:warn("TLS Secret %s does not exist: the default certificate is served", id)
     end
   end
@@ -186,7 +186,7 @@ end
 
 local function first_other(self, ingress, host)
   local found
-  for id in world.each(self.sync.world.ingresses[host]) do
+  for id in world.each(self.sync.world.ingresses:get(host)) do
     if id ~= ingress.id and (not found or id < found) then found = id end
   end
   return found
@@ -242,8 +242,7 @@ end
 --- of its Ingress; it does not become the one to blame.
 local function judge_overlap(self, ingress, short, host)
   local sync, own = self.sync, claims(ingress, host)
-  local stands = sync.placed[ingress.id]
-  local before = claims(stands and sync.store.open(stands), host)
+  local before = claims(sync:placed_ingress(ingress.id), host)
   local taken = { exact = {}, prefix = {} }
   local function look_at(other, path)
     local of_type = taken[path.type]
@@ -259,8 +258,9 @@ local function judge_overlap(self, ingress, short, host)
     end
     return false
   end
-  for id in world.each(sync.world.ingresses[host]) do
-    local other = id ~= ingress.id and may_hold(sync.placed[id]) and sync.store.open(sync.placed[id])
+  for id in world.each(sync.world.ingresses:get(host)) do
+    local version = id ~= ingress.id and sync:version(sync.placed, id)
+    local other = version and may_hold(version) and sync.store.open(version)
     for _, rule in ipairs(other and other.rules or {}) do
       for _, path in ipairs(rule.host == host and rule.paths or {}) do
         if own[path.type][path.path] then look_at(other, path) end

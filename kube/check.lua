@@ -31,8 +31,8 @@ function check.unread(self, short)
 end
 
 local function check_annotations(self)
-  for id, version in pairs(self.store:all("Ingress")) do
-    local ingress = self.store.open(version)
+  for id in self.store:each("Ingress") do
+    local ingress = self.store:get("Ingress", id)
     self:report("unread " .. id, check.unread(self, self:short(ingress)), ingress.key)
   end
 end

@@ -47,7 +47,7 @@ function following.attach(sync, options)
     client = options.client, flags = flags, store = sync.store, log = native.log, clock = clock, random = options.random or math.random,
     uses = function(kind, id) return sync:uses(kind, id) end,
     namespaces_changed = function()
-      for id in pairs(sync.store:all("Ingress")) do sync:check_ingress(id) end
+      for id in sync.store:each("Ingress") do sync:check_ingress(id) end
     end,
     ingress_seen = function(id, raw) sync.status:note(id, raw) end,
     restarted = function(count) sync.gauges:watch_restarts(count) end,

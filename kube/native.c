@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <lauxlib.h>
+#include <malloc.h>
 #include <math.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@
 #include "base/pack.h"
 #include "kube/api_lua.h"
 #include "kube/documents.h"
+#include "kube/shelf.h"
 #include "kube/watch.h"
 #include "kube/yaml.h"
 
@@ -174,11 +176,12 @@ static int native_encode(lua_State *L) {
   return 1;
 }
 
-/* hash(bytes) -> number: of 53 bits, keyed by this process, to tell versions of one thing apart */
+/* hash(bytes) -> 8 bytes, keyed by this process: to tell versions of one thing apart */
 static int native_hash(lua_State *L) {
   size_t length;
   const char *bytes = luaL_checklstring(L, 1, &length);
-  lua_pushnumber(L, (lua_Number)(hash_bytes(span_make(bytes, length), hash_process_seed()) >> 11));
+  uint64_t hash = hash_bytes(span_make(bytes, length), hash_process_seed());
+  lua_pushlstring(L, (const char *)&hash, sizeof hash);
   return 1;
 }
 
@@ -547,6 +550,13 @@ static int native_clock(lua_State *L) {
   return 1;
 }
 
+/* trim(): gives free memory back to the system */
+static int native_trim(lua_State *L) {
+  (void)L;
+  malloc_trim(0);
+  return 0;
+}
+
 /* time() -> seconds since 1970, with a fraction */
 static int native_time(lua_State *L) {
   struct timespec now;
@@ -584,10 +594,23 @@ static void make_type(lua_State *L, const char *name, const luaL_Reg *methods, l
 }
 
 static int open_module(lua_State *L) {
-  static const luaL_Reg functions[] = {{"yaml", native_yaml},     {"encode", native_encode}, {"hash", native_hash},     {"join", native_join},
-                                       {"array", native_array},   {"raw", native_raw},       {"decode", native_decode}, {"documents", native_documents},
-                                       {"list", native_list},     {"read", native_read},     {"watch", native_watch},   {"address", native_address},
-                                       {"is_own", native_is_own}, {"clock", native_clock},   {"time", native_time},     {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"yaml", native_yaml},
+                                       {"encode", native_encode},
+                                       {"hash", native_hash},
+                                       {"join", native_join},
+                                       {"array", native_array},
+                                       {"raw", native_raw},
+                                       {"decode", native_decode},
+                                       {"documents", native_documents},
+                                       {"list", native_list},
+                                       {"read", native_read},
+                                       {"watch", native_watch},
+                                       {"address", native_address},
+                                       {"is_own", native_is_own},
+                                       {"clock", native_clock},
+                                       {"time", native_time},
+                                       {"trim", native_trim},
+                                       {NULL, NULL}};
   static const luaL_Reg documents_methods[] = {
       {"update", documents_lua_update}, {"forget", documents_lua_forget}, {"position", documents_lua_position}, {"paths", documents_lua_paths}, {NULL, NULL}};
   static const luaL_Reg watch_methods[] = {{"wait", watch_lua_wait}, {NULL, NULL}};
@@ -601,6 +624,8 @@ static int open_module(lua_State *L) {
   lua_pushvalue(L, lua_upvalueindex(1));
   lua_pushcclosure(L, native_log, 1);
   lua_setfield(L, -2, "log");
+  shelf_push_maker(L);
+  lua_setfield(L, -2, "shelf");
   api_lua_open(L, lua_touserdata(L, lua_upvalueindex(1)), lua_touserdata(L, lua_upvalueindex(2)));
   return 1;
 }

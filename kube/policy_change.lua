@@ -44,7 +44,7 @@ function policy_change.begin(self, paths)
   if not set then return end
   local is_all, is_touched = affects(self, self.policies.set, set, changed)
   local todo = {}
-  for host in pairs(self.hosts) do
+  for host in self.hosts:each() do
     if is_all or is_touched { ingresses = self:ingresses_of(host) } then todo[host] = true end
   end
   self.pass = { set = set, todo = todo, built = {}, users = {}, all = is_all, affects = is_touched }
@@ -91,12 +91,12 @@ function policy_change.finish(self)
   self.pass = nil
   self.policies:publish(pass.set)
   local function each_ingress(visit)
-    for id, version in pairs(self.placed) do visit(id, self.store.open(version)) end
+    for id in self.placed:each() do visit(id, self:placed_ingress(id)) end
   end
   self.scopes:declare(scopes.declared(pass.set.order), each_ingress, function(name) self:touch_sharers(name) end)
   self:send("policies", "policies", pass.set.key)
   for host, made in pairs(pass.built) do
-    if self.world.ingresses[host] then self:commit(host, made) end
+    if self.world.ingresses:has(host) then self:commit(host, made) end
     if next(made.rejected) then self.dirty.hosts[host] = true end -- to be built again without the refused ones
   end
   if pass.all then

@@ -2,6 +2,7 @@
 --- is its uid and resourceVersion; the objects themselves are its owner's. No waiting and no I/O here: requests go out by `send`, answers come in by
 --- handlers, and `due` says when `tick` is to be called.
 local json = require "cjson.safe"
+local shelf = require "kube.shelf"
 
 local reflector = {}
 reflector.__index = reflector
@@ -35,7 +36,7 @@ local TOO_MANY = 429        -- a status that says nothing about our version
 ---@param options ReflectorOptions
 function reflector.new(options)
   return setmetatable({
-    options = options, known = {}, is_synced = false, is_forbidden = false, failures = 0, refusals = 0, due = options.clock(), state = "waiting",
+    options = options, known = shelf.new(), is_synced = false, is_forbidden = false, failures = 0, refusals = 0, due = options.clock(), state = "waiting",
   }, reflector)
 end
 
@@ -89,8 +90,8 @@ local function take(self, raw)
   if type(metadata) ~= "table" or not is_text(metadata.name) then return nil end
   local id = (is_text(metadata.namespace) and metadata.namespace or "") .. "/" .. metadata.name
   local mark = (metadata.uid or "") .. " " .. (metadata.resourceVersion or "")
-  if self.known[id] ~= mark then
-    self.known[id] = mark
+  if self.known:get(id) ~= mark then
+    self.known:put(id, mark)
     raw.kind, raw.apiVersion = self.options.kind, self.options.api
     self.options.put(id, raw, metadata.uid or "")
   end
@@ -98,8 +99,8 @@ local function take(self, raw)
 end
 
 local function forget(self, id)
-  if not self.known[id] then return end
-  self.known[id] = nil
+  if not self.known:has(id) then return end
+  self.known:put(id, nil)
   self.options.remove(id)
 end
 
@@ -107,7 +108,7 @@ end
 ---@param id string
 ---@return string|nil
 function reflector:uid(id)
-  local mark = self.known[id]
+  local mark = self.known:get(id)
   return mark and mark:match("^(%S*)")
 end
 
@@ -116,8 +117,10 @@ end
 local list, watch
 
 local function end_list(self)
-  for id in pairs(not self.is_garbled and self.known or {}) do -- an object that could not be read may be one that we know
-    if not self.seen[id] then forget(self, id) end
+  if not self.is_garbled then -- else an object that could not be read may be one that we know
+    for id in self.known:each() do
+      if not self.seen[id] then forget(self, id) end
+    end
   end
   self.seen = nil
   self.is_synced = true
@@ -134,7 +137,7 @@ end
 local function end_forbidden(self)
   self.seen = nil
   self.is_forbidden, self.is_synced = true, true
-  for id in pairs(self.known) do forget(self, id) end
+  for id in self.known:each() do forget(self, id) end
   self.state, self.request, self.due = "waiting", nil, self.options.clock() + FORBIDDEN_AGAIN
   self.options.synced(self)
 end

@@ -2,6 +2,7 @@
 --- The whole object goes back as it was read, with another `status`: ingress-nginx's RBAC allows `update` of the subresource and no `patch`.
 local json = require "cjson.safe"
 local json_text = require "kube.json_text"
+local shelf = require "kube.shelf"
 
 local status = {}
 status.__index = status
@@ -16,13 +17,13 @@ local LABELS_OF_ONE_VERSION = { ["pod-template-hash"] = true, ["controller-revis
 ---@field identity { pod: string, namespace: string }
 ---@field clock fun(): number
 ---@field log fun(level: string, message: string, detail: string)
----@field ingresses fun(): table<string, table> ours: id -> Ingress
+---@field ingresses fun(): table shelf of ours, by id
 
 ---@param options StatusOptions
 function status.new(options)
   local flags = options.flags
   return setmetatable({
-    options = options, is_leader = false, due = math.huge, written = {}, queue = {}, queued = {}, busy = 0,
+    options = options, is_leader = false, due = math.huge, written = shelf.new(), queue = {}, queued = {}, busy = 0,
     is_on = flags["update-status"] ~= "false",
     interval = math.max(5, tonumber(flags["status-update-interval"]) or 60),
   }, status)
@@ -185,7 +186,7 @@ local function enqueue(self, id)
 end
 
 local function differs(self, id)
-  return self.addresses ~= nil and self.written[id] ~= nil and self.written[id] ~= self.addresses
+  return self.addresses ~= nil and self.written:has(id) and self.written:get(id) ~= self.addresses
 end
 
 local pump
@@ -215,7 +216,7 @@ local function write(self, id)
     local body = json_text.set(text, "status", encode(wanted))
     self.options.cluster:ask({ method = "PUT", path = path .. "/status", content_type = "application/json", body = body, timeout = 10 }, function(put, answer)
       if put == 200 or put == 404 then
-        self.written[id] = put == 200 and self.written[id] and wanted or nil -- it may be gone by now
+        self.written:put(id, put == 200 and self.written:has(id) and wanted or nil) -- it may be gone by now
         finish(self, id)
       elseif put == 409 then -- it changed in between
         enqueue(self, id)
@@ -232,7 +233,7 @@ function pump(self)
   while self.busy < AT_ONCE and #self.queue > 0 do
     local id = table.remove(self.queue)
     self.queued[id] = nil
-    if differs(self, id) and may_write(self) and self.options.ingresses()[id] then
+    if differs(self, id) and may_write(self) and self.options.ingresses():has(id) then
       self.busy = self.busy + 1
       write(self, id)
     end
@@ -249,7 +250,7 @@ local function review_all(self)
   ask_addresses(self, function(addresses)
     if not addresses or not self.is_leader or self.is_leaving then return end
     self.addresses = addresses
-    for id in pairs(self.options.ingresses()) do
+    for id in self.options.ingresses():each() do
       if differs(self, id) then enqueue(self, id) end
     end
     pump(self)
@@ -261,7 +262,7 @@ end
 ---@param raw table|nil as JSON gave it
 function status:note(id, raw)
   if not self.is_on then return end
-  self.written[id] = raw and canonical(members(raw, "status", "loadBalancer", "ingress")) or nil
+  self.written:put(id, raw and canonical(members(raw, "status", "loadBalancer", "ingress")) or nil)
   self:review(id)
 end
 
@@ -305,7 +306,7 @@ function status:leave(done)
     end
     if not pods or others > 0 then return done() end
     self.addresses, self.due, self.leaving, self.is_leaving = "", math.huge, done, true
-    for id in pairs(self.options.ingresses()) do
+    for id in self.options.ingresses():each() do
       if differs(self, id) then enqueue(self, id) end
     end
     pump(self)

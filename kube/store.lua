@@ -5,6 +5,7 @@
 local native = require "moongate.kube"
 local json = require "cjson.safe"
 local objects = require "kube.objects"
+local shelf = require "kube.shelf"
 
 local store = {}
 store.__index = store
@@ -21,16 +22,24 @@ local PACKED = { Ingress = true, Service = true, EndpointSlice = true, Endpoints
 ---@field item integer|nil in the document; nil: the first
 ---@field line integer|nil nil: the first
 
----@param options { position: fun(document): string|nil, integer|nil, integer|nil, findings: table, flags: table<string, string> }
+local GONE = "" -- no version is that
+
+---@class StoreOptions
+---@field position fun(document): string|nil, integer|nil, integer|nil
+---@field findings table
+---@field flags table<string, string>
+---@field replaced (fun(kind: string, id: string, old: Version))|nil told of each version that counts no longer, before anybody learns of the change
+
+---@param options StoreOptions
 function store.new(options)
   return setmetatable({
-    position = options.position, findings = options.findings, flags = options.flags,
+    position = options.position, findings = options.findings, flags = options.flags, replaced = options.replaced,
     entries = {},     -- document id -> the key of its object, or a list of keys
     by_key = {},      -- object key -> Entry, or Entry[] where there are more
     doubled = {},     -- object key -> true: there was more than one entry at the last take
-    kinds = {},       -- kind -> { [ns/name] = the version that counts }
+    kinds = {},       -- kind -> shelf: ns/name -> the version that counts
     unsettled = {},   -- object key -> true: its entries changed since the last take
-    arrived = {},     -- object key -> the version that a cluster gave since the last take; false: it is gone
+    arrived = shelf.new(), -- object key -> the version that a cluster gave since the last take, or GONE
     skipped = {},     -- kind -> count of documents of unknown kinds
     reported = {},    -- document id -> true: something was said of it
     strict = {},      -- document id -> what is wrong with it under strict-validate-path-type
@@ -71,7 +80,14 @@ end
 ---@return Version|nil
 function store:version(kind, id)
   local of_kind = self.kinds[kind]
-  return of_kind and of_kind[id]
+  return of_kind and of_kind:get(id)
+end
+
+--- Is there such an object?
+---@return boolean
+function store:has(kind, id)
+  local of_kind = self.kinds[kind]
+  return of_kind ~= nil and of_kind:has(id)
 end
 
 --- An object that counts.
@@ -81,11 +97,11 @@ function store:get(kind, id)
   return version and store.open(version)
 end
 
---- All objects of a kind that count: id -> version. Not to be changed.
----@return table<string, Version>
-function store:all(kind)
-  self.kinds[kind] = self.kinds[kind] or {}
-  return self.kinds[kind]
+--- for id in store:each(kind) do
+function store:each(kind)
+  local of_kind = self.kinds[kind]
+  if of_kind then return of_kind:each() end
+  return function() end
 end
 
 -- ---- the documents of a directory ----
@@ -319,10 +335,11 @@ end
 ---@param raw table the object as JSON gave it
 function store:put_object(kind, id, raw)
   local name, before = kind .. " " .. id, self:version(kind, id)
-  if self.arrived[name] ~= nil then before = self.arrived[name] end
+  local arrived = self.arrived:get(name)
+  if arrived then before = arrived ~= GONE and arrived or nil end
   local reading = read_value(self, raw, 1)[1]
   if reading.version then
-    self.arrived[name] = before and is_same(before, reading.version) and before or reading.version
+    self.arrived:put(name, before and is_same(before, reading.version) and before or reading.version)
   elseif before and #reading.problems > 0 then
     reading.is_kept = true
   end
@@ -333,7 +350,7 @@ end
 ---@param kind string
 ---@param id string
 function store:remove_object(kind, id)
-  self.arrived[kind .. " " .. id] = false
+  self.arrived:put(kind .. " " .. id, GONE)
   forget(self, kind .. " " .. id)
 end
 
@@ -345,24 +362,36 @@ local function parts_of(key)
   return kind, id:find("/", 1, true) and id or "/" .. id
 end
 
-local function note(self, list, key, new)
+--- Takes over what counts for a key, and notes whether that is a change.
+local function note(self, changed, olds, key, new)
   local kind, id = parts_of(key)
-  local of_kind = self:all(kind)
-  local old = of_kind[id]
+  local of_kind = self.kinds[kind]
+  if not of_kind then
+    of_kind = shelf.new()
+    self.kinds[kind] = of_kind
+  end
+  local old = of_kind:get(id)
   if old == new then return end
-  of_kind[id] = new
-  list[#list + 1] = { kind = kind, id = id, old = old, new = new }
+  if old and self.replaced then self.replaced(kind, id, old) end
+  of_kind:put(id, new)
+  changed[#changed + 1], olds[key] = key, old
 end
 
---- What changed since the last call.
----@return { kind: string, id: string, old: Version|nil, new: Version|nil }[]
-function store:take()
-  local list = {}
+--- Calls visit(kind, id, old version, new version) for each object that is another since the last call.
+---@param visit fun(kind: string, id: string, old: Version|nil, new: Version|nil)
+function store:take(visit)
+  local changed, olds = {}, {}
   -- Only now: between two documents of one change an object may be there twice, or not at all.
-  for key in pairs(self.unsettled) do note(self, list, key, settle(self, key)) end
-  for key, version in pairs(self.arrived) do note(self, list, key, version or nil) end
-  self.unsettled, self.arrived = {}, {}
-  return list
+  for key in pairs(self.unsettled) do note(self, changed, olds, key, settle(self, key)) end
+  for key in self.arrived:each() do
+    local version = self.arrived:get(key)
+    note(self, changed, olds, key, version ~= GONE and version or nil)
+  end
+  self.unsettled, self.arrived = {}, shelf.new()
+  for _, key in ipairs(changed) do
+    local kind, id = parts_of(key)
+    visit(kind, id, olds[key], self:version(kind, id))
+  end
 end
 
 return store

@@ -65,12 +65,13 @@ static int emit(lua_State *L) {
   struct sync *sync = sync_of(lua_touserdata(L, lua_upvalueindex(1)));
   size_t length;
   const char *bytes = luaL_checklstring(L, 1, &length);
-  if (!atomic_load(&sync->is_ready)) {
+  bool is_part = lua_toboolean(L, 3);
+  if (!is_part && !atomic_load(&sync->is_ready)) {
     note_policies(sync);
     atomic_store(&sync->is_ready, true);
   }
   lua_Number taken = luaL_optnumber(L, 2, 0);
-  if (sync->options.emit) sync->options.emit(sync->options.context, bytes, length, (uint64_t)(taken * 1e6));
+  if (sync->options.emit) sync->options.emit(sync->options.context, bytes, length, (uint64_t)(taken * 1e6), is_part);
   return 0;
 }
 

@@ -22,9 +22,9 @@ struct sync_options {
   struct span flags; /* packed map: flag name without dashes -> value as text. Booleans are "true" or "false". "own-ports": our listeners' ports, comma list.
                         "watch-ingress-without-class" must be there as what is in force (standalone: "true") */
   unsigned long long guest_memory;
-  /* One message, or NULL for specs of the loop. Called on the sync thread; the bytes are the caller's again afterwards. `taken_us`: since when what it says
-   * was known here, in monotonic microseconds; 0: since before the start. */
-  void (*emit)(void *context, const char *bytes, size_t length, uint64_t taken_us);
+  /* One message, or a part of one: then more of it follows. NULL for specs of the loop. Called on the sync thread; the bytes are the caller's again
+   * afterwards. `taken_us`: since when what it says was known here, in monotonic microseconds; 0: since before the start. */
+  void (*emit)(void *context, const char *bytes, size_t length, uint64_t taken_us, bool is_part);
   /* One line of a metric that only this side knows: family, what tells the line from others, and its labels as the exposition writes them (NULL: the line
    * goes). Called on the sync thread, NULL where nobody wants them. */
   void (*emit_gauge)(void *context, struct span family, struct span key, const struct span *labels, double value);

@@ -15,6 +15,7 @@ local policies = require "kube.policies"
 local policy_change = require "kube.policy_change"
 local scopes = require "kube.scopes"
 local settings = require "kube.settings"
+local shelf = require "kube.shelf"
 local store = require "kube.store"
 local world = require "kube.world"
 
@@ -22,13 +23,16 @@ local sync = {}
 sync.__index = sync
 
 local add = world.add
+local CURRENT = "=" -- in the place of a version: the store's
+local PART = 256 -- changes that wait here before they are handed over as a part of the message
 local MAX_AT_ONCE = 256 -- hosts built in one turn after the first sync; more are sliced
 
 ---@class SyncOptions
 ---@field home string
 ---@field policies string[] mounted directories
 ---@field flags table<string, string>
----@field emit fun(message: string, taken: number) taken: since when what it says was known here, in monotonic seconds; 0: since before the start
+---@field emit fun(message: string, taken: number, is_part: boolean) taken: since when what it says was known here, in monotonic seconds; 0: since before
+--- the start. After a part comes the rest of the message.
 ---@field gauge fun(family: string, key: string, labels: string[]|nil, value: number|nil)|nil
 ---@field show_gauges fun(family: string, is_shown: boolean)|nil
 ---@field owners table|nil moongate.owners
@@ -49,7 +53,10 @@ function sync.new(options)
     position = position,
     log = options.is_check and function() end or native.log, clock = native.clock,
   }
-  self.store = store.new { position = position, findings = self.findings, flags = self.flags }
+  self.store = store.new {
+    position = position, findings = self.findings, flags = self.flags,
+    replaced = function(kind, id, old) self:pin_version(kind, id, old) end,
+  }
   self.files = files.new { documents = documents, store = self.store, findings = self.findings }
   self.policies = policies.new {
     owners = options.owners or require "moongate.owners", findings = self.findings, home = options.home, directories = options.policies, flags = self.flags,
@@ -61,11 +68,11 @@ function sync.new(options)
   self.world = world.new()
   self.prefixes = annotations.prefixes(self.flags)
   self.scopes = scopes.new(function(ingress) return self:short(ingress) end)
-  self.hosts = {}          -- host -> what was built: { upstreams, users, names, has_tls, certificate }
-  self.sent = {}           -- kind -> key -> hash of the encoded body that the other side has
-  self.placed = {}         -- Ingress id -> the version that counts
+  self.hosts = shelf.new() -- host -> what was built, see sync:host
+  self.sent = {}           -- kind -> shelf: key -> hash of the encoded body that the other side has
+  self.placed = shelf.new() -- Ingress id -> the version that counts, or CURRENT
   self.rejected = {}       -- Ingress id -> { version, text }
-  self.good = {}           -- Ingress id -> the last version that every policy accepted
+  self.good = shelf.new()  -- Ingress id -> the last version that every policy accepted, or CURRENT
   self.certificate_users = {} -- Secret id -> { [holder] = true }
   self.dirty = { hosts = {}, upstreams = {}, certificates = {}, names = {}, orphans = {} }
   self.queue = {}          -- hosts to be built in slices
@@ -82,7 +89,7 @@ function sync.new(options)
     endpoints = function(id) return self.store:get("Endpoints", id) end,
     slices = function(id)
       local list = {}
-      for slice in world.each(self.world.slices[id]) do list[#list + 1] = self.store:get("EndpointSlice", slice) end
+      for slice in world.each(self.world.slices:get(id)) do list[#list + 1] = self.store:get("EndpointSlice", slice) end
       table.sort(list, function(a, b) return a.id < b.id end)
       return list
     end,
@@ -145,15 +152,49 @@ end
 function sync:send(kind, key, packed)
   local sent, hash = self.sent[kind], packed and native.hash(packed)
   if not sent then
-    sent = {}
+    sent = shelf.new()
     self.sent[kind] = sent
   end
-  if sent[key] == hash then return end
-  sent[key] = hash
+  if sent:get(key) == hash then return end
+  sent:put(key, hash)
   self.message[#self.message + 1] = packed and change("upsert", kind, key, native.raw(packed)) or change("delete", kind, key)
+  if #self.message >= PART then self:hand_over(true) end
+end
+
+---@param is_part boolean there is more to come of this message
+function sync:hand_over(is_part)
+  local message = self.message
+  self.message, self.has_part = {}, is_part
+  if not self.is_check then self.emit(native.join(message), self.is_ready and self.taken_at or 0, is_part) end
 end
 
 -- ---- Ingresses ----
+
+--- Before the store's version is another one: what stood for it is that version itself.
+function sync:pin_version(kind, id, old)
+  if kind ~= "Ingress" then return end
+  for _, versions in ipairs { self.placed, self.good } do
+    if versions:get(id) == CURRENT then versions:put(id, old) end
+  end
+end
+
+--- The version of an Ingress that `placed` or `good` means.
+function sync:version(versions, id)
+  local version = versions:get(id)
+  if version == CURRENT then return self.store:version("Ingress", id) end
+  return version
+end
+
+function sync:note_version(versions, id, version)
+  versions:put(id, version and version == self.store:version("Ingress", id) and CURRENT or version)
+end
+
+--- The Ingress that counts.
+---@return table|nil
+function sync:placed_ingress(id)
+  local version = self:version(self.placed, id)
+  return version and self.store.open(version)
+end
 
 --- The version of an Ingress that counts: nil if it is not ours.
 function sync:accepted(ingress)
@@ -182,7 +223,7 @@ function sync:accepted(ingress)
   self:report(source, nil)
   local rejected = self.rejected[ingress.id]
   if rejected and rejected.version == ingress.version then
-    local good = self.good[ingress.id]
+    local good = self:version(self.good, ingress.id)
     return good and self.store.open(good)
   end
   return ingress
@@ -190,27 +231,27 @@ end
 
 --- The values that all users of an upstream share are others now.
 function sync:touch_sharers(upstream)
-  for holder in world.each(self.world.upstreams[upstream]) do
+  for holder in world.each(self.world.upstreams:get(upstream)) do
     if holder ~= world.SETTINGS then self.dirty.hosts[holder] = true end
   end
 end
 
 --- Lists an Ingress under its hosts, in place of its version before.
 function sync:place_ingress(id, ingress)
-  local known, version = self.placed[id], ingress and ingress.version
+  local known, version = self:version(self.placed, id), ingress and ingress.version
   if known == version then return end
   local before = known and self.store.open(known)
-  self.placed[id] = version
+  self:note_version(self.placed, id, version)
   self.dirty.orphans[id] = true
   if ingress and self.announce then self.announce(ingress) end
   self.scopes:place(id, before, ingress)
   local old, new = before and model.hosts_of(before) or {}, ingress and model.hosts_of(ingress) or {}
   for host in pairs(old) do
-    if not new[host] then self.world.ingresses[host] = world.without(self.world.ingresses[host], id) end
+    if not new[host] then world.strike(self.world.ingresses, host, id) end
     self.dirty.hosts[host] = true
   end
   for host in pairs(new) do
-    self.world.ingresses[host] = world.with(self.world.ingresses[host], id)
+    world.enlist(self.world.ingresses, host, id)
     self.dirty.hosts[host] = true
   end
 end
@@ -218,7 +259,8 @@ end
 function sync:check_ingress(id)
   local ingress = self.store:get("Ingress", id)
   if not ingress then
-    self.good[id], self.rejected[id] = nil, nil
+    self.good:put(id, nil)
+    self.rejected[id] = nil
     self:report("ingress " .. id, nil)
     self:report("annotations " .. id, nil)
     self:report("rejected " .. id, nil)
@@ -230,7 +272,7 @@ end
 function sync:reject(ingress, text)
   if self.store:version("Ingress", ingress.id) ~= ingress.version then return end
   self.rejected[ingress.id] = { version = ingress.version, text = text }
-  local stays = self.good[ingress.id] and " (the version before stays)" or ""
+  local stays = self.good:has(ingress.id) and " (the version before stays)" or ""
   self:report("rejected " .. ingress.id, { { level = "error", text = text .. ": the Ingress is refused" .. stays } }, ingress.key)
   self:check_ingress(ingress.id)
 end
@@ -250,35 +292,32 @@ end
 
 local apply = {}
 
-function apply.Ingress(self, item)
-  if self.rejected[item.id] then
-    self.rejected[item.id] = nil
-    self:report("rejected " .. item.id, nil)
+function apply.Ingress(self, id)
+  if self.rejected[id] then
+    self.rejected[id] = nil
+    self:report("rejected " .. id, nil)
   end
-  self:check_ingress(item.id)
+  self:check_ingress(id)
 end
 
 function apply.IngressClass(self)
-  for id in pairs(self.store:all("Ingress")) do self:check_ingress(id) end
+  for id in self.store:each("Ingress") do self:check_ingress(id) end
 end
 
 function sync:touch_service(id)
-  for name in world.each(self.world.by_service[id]) do self.dirty.upstreams[name] = true end
+  for name in world.each(self.world.by_service:get(id)) do self.dirty.upstreams[name] = true end
   if id == self.flags["default-backend-service"] then self.dirty.settings = true end
 end
 
-function apply.Service(self, item) self:touch_service(item.id) end
-function apply.Endpoints(self, item) self:touch_service(item.id) end
+function apply.Service(self, id) self:touch_service(id) end
+function apply.Endpoints(self, id) self:touch_service(id) end
 
-function apply.EndpointSlice(self, item)
-  for _, version in pairs { item.old or false, item.new or false } do
-    local slice = version and self.store.open(version)
-    if slice and slice.service then
-      local service, replace = slice.namespace .. "/" .. slice.service, version == item.new and world.with or world.without
-      self.world.slices[service] = replace(self.world.slices[service], slice.id)
-      self:touch_service(service)
-    end
-  end
+function apply.EndpointSlice(self, id, old, new)
+  local before, after = old and self.store.open(old).service, new and self.store.open(new).service
+  local namespace = id:match("^[^/]*/")
+  if before then world.strike(self.world.slices, namespace .. before, id) end
+  if after then world.enlist(self.world.slices, namespace .. after, id) end
+  for _, service in pairs { before or after, after } do self:touch_service(namespace .. service) end
 end
 
 function sync:touch_users(key)
@@ -286,15 +325,15 @@ function sync:touch_users(key)
   policy_change.touch(self, key)
 end
 
-function apply.Secret(self, item)
-  self.dirty.certificates[item.id] = true
-  self:touch_users("secret " .. item.id)
-  if item.id == self.flags["default-ssl-certificate"] then self.dirty.settings = true end
+function apply.Secret(self, id)
+  self.dirty.certificates[id] = true
+  self:touch_users("secret " .. id)
+  if id == self.flags["default-ssl-certificate"] then self.dirty.settings = true end
 end
 
-function apply.ConfigMap(self, item)
-  self:touch_users("config_map " .. item.id)
-  if item.id == self.flags.configmap or (self.setting_maps and self.setting_maps[item.id]) then self.dirty.settings = true end
+function apply.ConfigMap(self, id)
+  self:touch_users("config_map " .. id)
+  if id == self.flags.configmap or (self.setting_maps and self.setting_maps[id]) then self.dirty.settings = true end
 end
 
 -- ---- settings ----
@@ -385,11 +424,11 @@ function sync:build_settings()
   self.store:judge_paths(own["strict-validate-path-type"] == false)
   self:send("settings", "settings", native.encode(fields))
   if raw["annotation-value-word-blocklist"] ~= self.raw_settings["annotation-value-word-blocklist"] then
-    for ingress in pairs(self.store:all("Ingress")) do self:check_ingress(ingress) end
+    for ingress in self.store:each("Ingress") do self:check_ingress(ingress) end
   end
   if self.is_ready and (not same(raw, self.raw_settings) or before["service-upstream"] ~= own["service-upstream"]) then
     self:judge_again()
-    for host in pairs(self.hosts) do self:enqueue(host) end
+    for host in self.hosts:each() do self:enqueue(host) end
   end
   self.raw_settings = raw
 end
@@ -406,7 +445,7 @@ end
 
 function sync:ingresses_of(host)
   local list = {}
-  for id in world.each(self.world.ingresses[host]) do list[#list + 1] = self.store.open(self.placed[id]) end
+  for id in world.each(self.world.ingresses:get(host)) do list[#list + 1] = self:placed_ingress(id) end
   table.sort(list, model.is_older)
   return list
 end
@@ -417,14 +456,15 @@ function sync:build(host, set)
   if #ingresses == 0 then return nil end
   local has_tls, certificate, problem, looked = model.certificate(host, ingresses, function(id, name) return self.certificates:covers(id, name) end)
   local above = model.wildcard_above(host)
-  if not has_tls and above and self.hosts[above] then has_tls, certificate = self.hosts[above].has_tls == true, self.hosts[above].certificate end
+  local covering = not has_tls and above and self:host(above)
+  if covering then has_tls, certificate = covering.has_tls == true, covering.certificate end
   self.users = {}
   local denied = self:missing_guard(set)
   local made = attaching.host {
     name = host, ingresses = ingresses, short = function(ingress) return self:short(ingress) end, has_tls = has_tls, certificate = certificate,
     settings = self.raw_settings, set = set, denied = denied, service_upstream = self.own["service-upstream"],
     scopes = self.scopes, https_port = self.https_port,
-    has_stood = function(ingress) return self.good[ingress.id] == ingress.version end,
+    has_stood = function(ingress) return self:version(self.good, ingress.id) == ingress.version end,
   }
   for _, id in ipairs(looked) do self.users["secret " .. id] = true end
   made.users, self.users = self.users, nil
@@ -439,7 +479,7 @@ end
 
 --- A wildcard's certificate serves hosts one label below that have no tls section of their own: what it is has changed.
 function sync:touch_below(wildcard)
-  for host in pairs(self.hosts) do
+  for host in self.hosts:each() do
     if model.wildcard_above(host) == wildcard then self.dirty.hosts[host] = true end
   end
 end
@@ -448,19 +488,39 @@ local function or_nil(set)
   return next(set) ~= nil and set or nil
 end
 
+---@class BuiltHost
+---@field upstreams Names
+---@field has_tls true|nil
+---@field certificate string|nil
+---@field users table<string, true>|nil
+---@field names table<string, string>|nil
+
+--- What was built of a host. Nearly all have one upstream and nothing else: that is kept as its name.
+---@return BuiltHost|nil
+function sync:host(host)
+  local built = self.hosts:get(host)
+  return type(built) == "string" and { upstreams = built } or built
+end
+
+function sync:note_host(host, built)
+  local is_plain = built and type(built.upstreams) == "string" and not (built.has_tls or built.certificate or built.users or built.names)
+  self.hosts:put(host, is_plain and built.upstreams or built)
+end
+
 --- Takes over what was built: dependencies, findings, and the message.
 function sync:commit(host, made)
-  local known = self.hosts[host]
+  local known = self:host(host)
   local before, after = known or {}, made or {}
   local upstreams = self.world:set_upstreams(host, before.upstreams, after.upstreams or {}, function(name) self.dirty.upstreams[name] = true end)
-  self.hosts[host] = made and { upstreams = upstreams, users = or_nil(made.users), has_tls = made.has_tls or nil, certificate = made.certificate } or nil
   world.relist(self.world.users, before.users, after.users or {}, host)
   local names = {}
   for _, name in ipairs(after.aliases or {}) do names[name] = "alias" end
   for _, name in ipairs(after.redirect_hosts or {}) do names[name] = names[name] or "redirect" end
   names[host] = nil
   world.relist(self.world.names, before.names, names, host, function(name) self.dirty.names[name] = true end)
-  if made then self.hosts[host].names = or_nil(names) end
+  self:note_host(host, made and {
+    upstreams = upstreams, users = or_nil(made.users), names = or_nil(names), has_tls = made.has_tls or nil, certificate = made.certificate,
+  } or nil)
   if host:sub(1, 2) == "*." and (before.has_tls ~= (after.has_tls or nil) or before.certificate ~= after.certificate) then self:touch_below(host) end
   if before.certificate ~= after.certificate then
     if before.certificate then world.remove(self.certificate_users, before.certificate, host) end
@@ -490,14 +550,14 @@ function sync:rebuild(host)
   local made = self:build(host, self.policies.set)
   local is_refused = false
   for ingress, text in pairs(made and made.rejected or {}) do
-    if self.placed[ingress.id] == ingress.version and self.good[ingress.id] ~= ingress.version then
+    if self:version(self.placed, ingress.id) == ingress.version and self:version(self.good, ingress.id) ~= ingress.version then
       is_refused = true
       self:reject(ingress, text)
     end
   end
   if is_refused then return end -- it is dirty again, without the refused ones
   for _, ingress in ipairs(made and made.ingresses or {}) do
-    if not self.rejected[ingress.id] then self.good[ingress.id] = ingress.version end
+    if not self.rejected[ingress.id] then self:note_version(self.good, ingress.id, ingress.version) end
   end
   self:commit(host, made)
   if self.pass then
@@ -518,7 +578,7 @@ end
 --- The first host, in byte order, whose routes lead to an upstream: where to look for who asks.
 function sync:first_host(name)
   local first
-  for holder in world.each(self.world.upstreams[name]) do
+  for holder in world.each(self.world.upstreams:get(name)) do
     if holder ~= world.SETTINGS and (not first or holder < first) then first = holder end
   end
   return first
@@ -528,15 +588,14 @@ end
 function sync:note_lack(name, lack)
   if self.lacks[name] == lack then return end
   self.lacks[name] = lack
-  for holder in world.each(self.world.upstreams[name]) do
-    for id in world.each(self.world.ingresses[holder]) do self.dirty.orphans[id] = true end
+  for holder in world.each(self.world.upstreams:get(name)) do
+    for id in world.each(self.world.ingresses:get(holder)) do self.dirty.orphans[id] = true end
   end
 end
 
 --- Whether an Ingress leads nowhere, for its gauge.
 function sync:review_orphan(id)
-  local version, lacking = self.placed[id], {}
-  local ingress = version and self.store.open(version)
+  local ingress, lacking = self:placed_ingress(id), {}
   local function look(backend)
     if backend and backend.service then lacking[self.lacks[model.upstream_key(ingress.namespace, backend.service, backend.port)] or ""] = true end
   end
@@ -558,7 +617,7 @@ function sync:build_upstream(name)
     return
   end
   local body, list = model.upstream(self.view, definition)
-  local has_service = self.store:version("Service", definition.namespace .. "/" .. definition.service) ~= nil
+  local has_service = self.store:has("Service", definition.namespace .. "/" .. definition.service)
   self:note_lack(name, not has_service and "no-service" or body.missing and "no-endpoint" or nil)
   local host = body.missing and #list > 0 and self:first_host(name)
   for _, finding in ipairs(list) do finding.text = host and ("%s (host %s uses it)"):format(finding.text, host) or finding.text end
@@ -575,7 +634,7 @@ end
 
 --- A name that hosts claim as alias or redirect: a host of its own beats it, then the first owner by name.
 function sync:build_name(name)
-  if self.hosts[name] then return end -- the host itself was sent
+  if self.hosts:has(name) then return end -- the host itself was sent
   local owner, kind
   for host, how in pairs(self.world.names[name] or {}) do
     if not owner or host < owner then owner, kind = host, how end
@@ -605,10 +664,7 @@ function sync:finish_message()
     table.sort(list, function(a, b) return a.text < b.text end)
     self:report("policy settings", list, self.flags.configmap and self.flags.configmap ~= "" and "ConfigMap " .. self.flags.configmap or nil)
   end
-  if #self.message == 0 and self.is_ready then return end
-  local message = self.message
-  self.message = {}
-  if not self.is_check then self.emit(native.join(message), self.is_ready and self.taken_at or 0) end
+  if #self.message > 0 or self.has_part or not self.is_ready then self:hand_over(false) end
 end
 
 -- ---- turns ----
@@ -626,10 +682,10 @@ end
 
 --- Takes in what the documents said and sends what follows from it.
 function sync:flush()
-  for _, item in ipairs(self.store:take()) do
-    local handler = apply[item.kind]
-    if handler then handler(self, item) end
-  end
+  self.store:take(function(kind, id, old, new)
+    local handler = apply[kind]
+    if handler then handler(self, id, old, new) end
+  end)
   if self.dirty.settings or not self.is_ready then
     self.setting_findings, self.dirty.setting_findings = {}, true
     self:build_settings()
@@ -654,6 +710,7 @@ end
 function sync.settle_memory()
   collectgarbage()
   collectgarbage("setpause", 130)
+  native.trim()
 end
 
 --- The first turn.
@@ -710,7 +767,7 @@ function sync:work(seconds)
   end
   self.queue_head = head
   if not self.queue[head] then self.queue, self.queue_head = {}, 1 end
-  if next(self.dirty.hosts) then self:flush() elseif #self.message > 0 then self:finish_message() end
+  if next(self.dirty.hosts) then self:flush() elseif #self.message > 0 or self.has_part then self:finish_message() end
   while self.pass and native.clock() < deadline do
     if policy_change.step(self) then policy_change.finish(self) end
   end

@@ -1,4 +1,6 @@
 --- Who depends on whom: the indices that make one change cost what it touches. No decisions here.
+local shelf = require "kube.shelf"
+
 local world = {}
 world.__index = world
 
@@ -6,10 +8,10 @@ world.SETTINGS = "/settings" -- as a holder of upstreams; the others are hosts
 
 function world.new()
   return setmetatable({
-    ingresses = {},   -- host -> Ingress ids
-    slices = {},      -- Service id -> slice ids
-    upstreams = {},   -- upstream name -> holders
-    by_service = {},  -- Service id -> upstream names
+    ingresses = shelf.new(),  -- host -> Ingress ids
+    slices = shelf.new(),     -- Service id -> slice ids
+    upstreams = shelf.new(),  -- upstream name -> holders
+    by_service = shelf.new(), -- Service id -> upstream names
     own_address = {}, -- upstream name -> { [holder that wants the Service's own address] = true }
     users = {},       -- "secret ns/name" or "config_map ns/name" -> { [host] = true }
     names = {},       -- alias or redirect name -> { [owner host] = "alias" | "redirect" }
@@ -18,9 +20,11 @@ end
 
 -- ---- sets of names, nearly all of one name: that name itself stands for such a set ----
 
+---@alias Names nil|string|table<string, true>
+
 --- The set with one name more.
----@param set nil|string|table<string, true>
-function world.with(set, name)
+---@param set Names
+local function with(set, name)
   if set == nil or set == name then return name end
   if type(set) == "string" then return { [set] = true, [name] = true } end
   set[name] = true
@@ -28,7 +32,7 @@ function world.with(set, name)
 end
 
 --- The set without a name.
-function world.without(set, name)
+local function without(set, name)
   if set == name then return nil end
   if type(set) ~= "table" then return set end
   set[name] = nil
@@ -50,6 +54,16 @@ end
 ---@return boolean
 function world.has(set, name)
   return set == name or type(set) == "table" and set[name] == true
+end
+
+--- Puts a name into the set that a shelf has for a key.
+function world.enlist(sets, key, name)
+  sets:put(key, with(sets:get(key), name))
+end
+
+--- Takes it out.
+function world.strike(sets, key, name)
+  sets:put(key, without(sets:get(key), name))
 end
 
 -- ---- maps of maps ----
@@ -77,19 +91,16 @@ local function service_of(upstream)
 end
 
 local function let_go(self, holder, name, changed)
-  self.upstreams[name] = world.without(self.upstreams[name], holder)
+  world.strike(self.upstreams, name, holder)
   remove(self.own_address, name, holder)
-  if not self.upstreams[name] then
-    local service = service_of(name)
-    self.by_service[service] = world.without(self.by_service[service], name)
-  end
+  if not self.upstreams:has(name) then world.strike(self.by_service, service_of(name), name) end
   changed(name)
 end
 
 --- Replaces what a holder (a host, or SETTINGS) uses. Calls `changed(name)` for each upstream that got or lost it, or that it wants in another way.
----@param before nil|string|table<string, true> what this returned the last time
+---@param before Names what this returned the last time
 ---@param after table<string, table> name -> definition
----@return nil|string|table<string, true>
+---@return Names
 function world:set_upstreams(holder, before, after, changed)
   for name in world.each(before) do
     if not after[name] then let_go(self, holder, name, changed) end
@@ -98,10 +109,9 @@ function world:set_upstreams(holder, before, after, changed)
   for name, definition in pairs(after) do
     local wants, wanted = definition.use_service_address == true, (self.own_address[name] or {})[holder] == true
     local is_new = not world.has(before, name)
-    names = world.with(names, name)
-    self.upstreams[name] = world.with(self.upstreams[name], holder)
-    local service = service_of(name)
-    self.by_service[service] = world.with(self.by_service[service], name)
+    names = with(names, name)
+    world.enlist(self.upstreams, name, holder)
+    world.enlist(self.by_service, service_of(name), name)
     if wants ~= wanted then
       if wants then add(self.own_address, name, holder) else remove(self.own_address, name, holder) end
     end
@@ -130,7 +140,7 @@ end
 ---@param name string see model.upstream_key
 ---@return table|nil
 function world:definition(name)
-  if not self.upstreams[name] then return nil end
+  if not self.upstreams:has(name) then return nil end
   local namespace, service, port = name:match("^([^/]*)/([^/]*)/(.*)$")
   return { name = name, namespace = namespace, service = service, port = port, use_service_address = self.own_address[name] ~= nil or nil }
 end

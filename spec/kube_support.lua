@@ -40,7 +40,8 @@ local function new_sync(made, other_home, policies, flags, is_check)
     home = other_home or home, lua_directory = home .. "/lua", policies = policies, flags = flags, is_check = is_check,
     gauge = function(family, key, labels, value) made.gauges[family .. " " .. key] = labels and value end,
     show_gauges = function(family, is_shown) made.shown[family] = is_shown end,
-    emit = function(message, taken)
+    emit = function(message, taken, is_part)
+      made.parts[#made.parts + 1] = is_part
       made.taken[#made.taken + 1] = taken
       local changes = kube.native.decode(message)
       made.messages[#made.messages + 1] = changes
@@ -54,7 +55,7 @@ end
 --- A sync over a cluster, started; `attach(sync)` joins it to one.
 ---@param options { flags: table<string, string>, attach: fun(sync: table) }
 function kube.follow(options)
-  local made = { units = {}, messages = {}, gauges = {}, shown = {}, taken = {} }
+  local made = { units = {}, messages = {}, gauges = {}, shown = {}, taken = {}, parts = {} }
   options.flags["own-ports"] = "80,443,10254"
   made.sync = new_sync(made, nil, {}, options.flags)
   options.attach(made.sync)
@@ -71,7 +72,7 @@ end
 --- A sync over a directory with `files`; `units` holds what it sent: "kind key" -> body.
 ---@param options KubeStart
 function kube.start(options)
-  local made = { directory = kube.directory(), units = {}, messages = {}, gauges = {}, shown = {}, taken = {} }
+  local made = { directory = kube.directory(), units = {}, messages = {}, gauges = {}, shown = {}, taken = {}, parts = {} }
   for name, text in pairs(options.files or {}) do kube.write(made.directory .. "/" .. name, text) end
   local mounted = {}
   if options.policies then

@@ -221,6 +221,32 @@ describe("the sync", function()
     assert.is_nil(run.units["host shop.test"])
   end)
 
+  it("hands a long first message over in parts", function()
+    local list = { WEB }
+    for i = 1, 600 do list[i + 1] = kube.ingress { name = "i" .. i, host = "h" .. i .. ".test" } end
+    local run = kube.start { files = { ["many.yaml"] = table.concat(list, "---\n") } }
+    assert.same({ true, true, false }, run.parts)
+    assert.same({ 0, 0, 0 }, run.taken)
+    for i = 1, 600 do assert.is_table(run.units["host h" .. i .. ".test"]) end
+    run.change("more.yaml", kube.ingress { name = "one", host = "one.test" })
+    assert.same({ true, true, false, false }, run.parts)
+  end)
+
+  it("moves an Ingress when classes change with it", function()
+    local function class(name)
+      return ("apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: { name: %s }\nspec: { controller: k8s.io/ingress-nginx }\n"):format(name)
+    end
+    local run = kube.start { files = { ["w.yaml"] = WEB } }
+    for i = 1, 8 do -- in whichever order they are looked at
+      local list = {}
+      for n = 1, 8 do list[n] = class(("c%d-%d"):format(i, n)) end
+      list[9] = kube.ingress { host = "h" .. i .. ".test" }
+      run.change("all.yaml", table.concat(list, "---\n"))
+      assert.is_table(run.units["host h" .. i .. ".test"])
+      assert.is_nil(run.units["host h" .. i - 1 .. ".test"])
+    end
+  end)
+
   it("slices what is too much for one turn", function()
     local run = kube.start { files = { ["w.yaml"] = WEB } }
     local list = {}

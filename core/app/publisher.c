@@ -35,6 +35,7 @@ struct message {
   struct message *next;
   uint64_t taken_us;
   size_t length;
+  bool is_part;
   char bytes[];
 };
 
@@ -68,7 +69,7 @@ struct publisher {
   uv_async_t wake;
   uv_timer_t gather, second;
   pthread_t thread;
-  bool is_started, gather_is_armed, is_dirty;
+  bool is_started, gather_is_armed, is_dirty, is_within /* the rest of a message is still to come */, has_bad_part;
   _Atomic bool is_stopping;
 
   pthread_mutex_t lock; /* guards the two queues and `first_done` */
@@ -349,11 +350,17 @@ static bool apply_changes(struct publisher *publisher, struct span bytes) {
   return is_good;
 }
 
-static void apply_message(struct publisher *publisher, const struct message *message) {
+static void count_message(struct publisher *publisher, bool is_good) {
   struct publisher_gauges *gauges = &publisher->gauges;
-  bool is_good = apply_changes(publisher, span_make(message->bytes, message->length));
   atomic_fetch_add_explicit(is_good ? &gauges->good_messages : &gauges->bad_messages, 1, memory_order_relaxed);
   atomic_store_explicit(&gauges->is_last_good, is_good, memory_order_relaxed);
+}
+
+static void apply_message(struct publisher *publisher, const struct message *message) {
+  bool is_good = apply_changes(publisher, span_make(message->bytes, message->length)) && !publisher->has_bad_part;
+  publisher->is_within = message->is_part;
+  publisher->has_bad_part = message->is_part && !is_good;
+  if (!message->is_part) count_message(publisher, is_good);
   if (publisher->is_dirty && publisher->first_done) change_times_taken(&publisher->times, message->taken_us);
 }
 
@@ -398,7 +405,7 @@ static void publish(struct publisher *publisher) {
 static void on_gather(uv_timer_t *timer) {
   struct publisher *publisher = timer->data;
   publisher->gather_is_armed = false;
-  if (publisher->is_dirty && !atomic_load(&publisher->is_stopping)) publish(publisher); /* at the end the workers are gone */
+  if (publisher->is_dirty && !publisher->is_within && !atomic_load(&publisher->is_stopping)) publish(publisher); /* at the end the workers are gone */
 }
 
 static void arm_gather(struct publisher *publisher) {
@@ -457,7 +464,7 @@ static void on_wake(uv_async_t *async) {
     apply_message(publisher, message);
     free(message);
     uv_update_time(&publisher->loop);
-    if (publisher->is_dirty) arm_gather(publisher);
+    if (publisher->is_dirty && !publisher->is_within) arm_gather(publisher);
     if (uv_hrtime() - started > SLICE_NS) {
       uv_async_send(async); /* one turn of the loop between slices */
       break;
@@ -477,12 +484,13 @@ static void on_second(uv_timer_t *timer) {
 
 /* ---- the two queues: any thread ------------------------------------------------------------------------------------------------ */
 
-void publisher_submit(struct publisher *publisher, const char *bytes, size_t length, uint64_t taken_us) {
+void publisher_submit(struct publisher *publisher, const char *bytes, size_t length, uint64_t taken_us, bool is_part) {
   struct message *message = malloc(sizeof *message + length);
   must(message);
   message->next = NULL;
   message->taken_us = taken_us;
   message->length = length;
+  message->is_part = is_part;
   memcpy(message->bytes, bytes, length);
   pthread_mutex_lock(&publisher->lock);
   while (publisher->queued > QUEUE_BYTES && !atomic_load(&publisher->is_stopping)) pthread_cond_wait(&publisher->room, &publisher->lock);

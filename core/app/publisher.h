@@ -36,8 +36,8 @@ struct publisher_gauges {
 
 struct publisher *publisher_new(const struct publisher_options *options, char *error, size_t error_size);
 /* Hands over one message of docs/seam.md (copied). Any thread; blocks while more than 64 MiB wait. `taken_us`: when the sync thread took in what it says,
- * monotonic; 0: that does not count as a change. */
-void publisher_submit(struct publisher *publisher, const char *message, size_t length, uint64_t taken_us);
+ * monotonic; 0: that does not count as a change. A part is applied, and published with the rest of its message, which follows. */
+void publisher_submit(struct publisher *publisher, const char *message, size_t length, uint64_t taken_us, bool is_part);
 /* Runs the thread; returns at once. */
 int publisher_start(struct publisher *publisher);
 /* Waits until the first message was published, at most `timeout_ms`; false on time-out. */

@@ -18,9 +18,9 @@ struct sync_thread {
   bool is_started;
 };
 
-static void emit(void *context, const char *bytes, size_t length, uint64_t taken_us) {
+static void emit(void *context, const char *bytes, size_t length, uint64_t taken_us, bool is_part) {
   struct sync_thread *self = context;
-  if (self->publisher) publisher_submit(self->publisher, bytes, length, taken_us);
+  if (self->publisher) publisher_submit(self->publisher, bytes, length, taken_us, is_part);
 }
 
 static void emit_gauge(void *context, struct span family, struct span key, const struct span *labels, double value) {

@@ -67,15 +67,19 @@ static void put_change(struct buffer *out, const char *op, const char *kind, con
   put_pair(out, "key", key);
 }
 
-static void submit_taken(struct world *world, struct buffer *changes, unsigned count, uint64_t taken_us) {
+static void submit_part(struct world *world, struct buffer *changes, unsigned count, uint64_t taken_us, bool is_part) {
   struct buffer message = {0};
   pack_put_array(&message, count);
   buffer_append(&message, buffer_span(changes));
   struct span bytes = buffer_span(&message);
-  publisher_submit(world->publisher, bytes.data, bytes.length, taken_us);
+  publisher_submit(world->publisher, bytes.data, bytes.length, taken_us, is_part);
   buffer_free(&message);
   buffer_free(changes);
   *changes = (struct buffer){0};
+}
+
+static void submit_taken(struct world *world, struct buffer *changes, unsigned count, uint64_t taken_us) {
+  submit_part(world, changes, count, taken_us, false);
 }
 
 static void submit(struct world *world, struct buffer *changes, unsigned count) { submit_taken(world, changes, count, 0); }
@@ -378,6 +382,33 @@ static void test_what_is_told_of_changes(void **state) {
 }
 
 /* Leases, untaken roots and a queue full of changes at the end. */
+static void test_parts_are_published_with_the_rest(void **state) {
+  (void)state;
+  struct world *world = up("127.0.0.1:9", true);
+  const struct publisher_gauges *gauges = publisher_gauges(world->publisher);
+  struct buffer changes = {0};
+  put_upstream(&changes, 0, 0, 1);
+  submit(world, &changes, 1);
+  assert_true(publisher_wait_first(world->publisher, 20000));
+  uint64_t generation = atomic_load(&gauges->generation), applied = atomic_load(&gauges->changes), messages = atomic_load(&gauges->good_messages);
+  put_host(&changes, 0, 0);
+  submit_part(world, &changes, 1, 0, true);
+  await_value(&gauges->changes, applied + 1);
+  nap(50); /* longer than changes are gathered */
+  assert_int_equal(atomic_load(&gauges->generation), generation);
+  put_host(&changes, 1, 0);
+  submit_part(world, &changes, 1, 0, false);
+  await_value(&gauges->generation, generation + 1);
+  await_value(&gauges->hosts, 2);
+  assert_int_equal(atomic_load(&gauges->good_messages), messages + 1);
+  put_change(&changes, "upsert", "nothing", "x", 0);
+  submit_part(world, &changes, 1, 0, true);
+  put_host(&changes, 2, 0);
+  submit_part(world, &changes, 1, 0, false);
+  await_value(&gauges->bad_messages, 1); /* one bad part makes a bad message */
+  down(world);
+}
+
 static void test_end_in_the_middle(void **state) {
   (void)state;
   struct world *world = up("127.0.0.1:9", true);
@@ -525,6 +556,6 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_changes_under_leases),           cmocka_unit_test(test_end_in_the_middle),
                                      cmocka_unit_test(test_end_while_changes_are_gathered), cmocka_unit_test(test_what_is_told_of_changes),
                                      cmocka_unit_test(test_end_before_workers_run),         cmocka_unit_test(test_names),
-                                     cmocka_unit_test(test_end_while_a_name_is_looked_up)};
+                                     cmocka_unit_test(test_end_while_a_name_is_looked_up),  cmocka_unit_test(test_parts_are_published_with_the_rest)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
