@@ -1,6 +1,6 @@
 /* Shelf: a map of byte strings for Lua that lies outside of Lua's heap. What the sync keeps of ten thousands of objects is bytes that are seldom looked at: as
- * Lua strings each of them is a thing for the collector to mark and to sweep, and pins a page between the garbage of reading. Open addressing over one block for
- * each entry; the userdata owns them all. Sync thread. */
+ * Lua strings each of them is a thing for the collector to mark and to sweep, and pins a page between the garbage of reading. Open addressing over one block
+ * for each entry; the userdata owns them all. Sync thread. */
 #include "kube/shelf.h"
 
 #include <lauxlib.h>

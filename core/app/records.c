@@ -17,19 +17,19 @@
 
 struct record {
   struct endpoint_record endpoint; /* first */
-  char text[ADDRESS_TEXT];
   struct record_group *group;
   uint64_t unlisted_at; /* root generation from which no root names it; 0 while listed */
   struct list unlisted;
   struct list node; /* in `all` */
+  char text[];      /* the address */
 };
 
 struct record_group {
-  char *name;
-  size_t name_length;
   struct hashmap by_address;
   uint64_t *indexes; /* a bit for each index in use */
   uint32_t index_words;
+  uint32_t name_length;
+  char name[];
 };
 
 struct records {
@@ -43,7 +43,7 @@ struct records {
 struct records *records_new(void) {
   struct records *records = calloc(1, sizeof *records);
   must(records);
-  hashmap_init(&records->groups);
+  hashmap_init_borrowing(&records->groups);
   list_init(&records->unlisted);
   list_init(&records->all);
   must(pthread_mutex_init(&records->lock, NULL) == 0);
@@ -53,7 +53,6 @@ struct records *records_new(void) {
 static void group_free(struct record_group *group) {
   hashmap_free(&group->by_address);
   free(group->indexes);
-  free(group->name);
   free(group);
 }
 
@@ -90,14 +89,12 @@ static void give_index(struct record_group *group, uint32_t index) { group->inde
 struct endpoint_record *records_get(struct records *records, struct span upstream, const struct address *address) {
   struct record_group *group = hashmap_get(&records->groups, upstream);
   if (!group) {
-    group = calloc(1, sizeof *group);
-    must(group);
-    group->name = malloc(upstream.length + 1);
-    must(group->name);
+    group = calloc(1, sizeof *group + upstream.length);
+    must(group && upstream.length < UINT32_MAX);
     if (upstream.length) memcpy(group->name, upstream.data, upstream.length);
-    group->name_length = upstream.length;
-    hashmap_init(&group->by_address);
-    hashmap_put(&records->groups, upstream, group);
+    group->name_length = (uint32_t)upstream.length;
+    hashmap_init_borrowing(&group->by_address);
+    hashmap_put(&records->groups, span_make(group->name, group->name_length), group);
   }
   char text[ADDRESS_TEXT];
   struct span name = {text, address_format(address, text)};
@@ -110,11 +107,11 @@ struct endpoint_record *records_get(struct records *records, struct span upstrea
     atomic_store(&record->endpoint.is_listed, true);
     return &record->endpoint;
   }
-  record = calloc(1, sizeof *record);
+  record = calloc(1, sizeof *record + name.length + 1);
   must(record);
   record->endpoint.magic = ENDPOINT_MAGIC;
   record->endpoint.address = *address;
-  memcpy(record->text, text, sizeof text);
+  memcpy(record->text, text, name.length + 1);
   record->endpoint.name = span_make(record->text, name.length);
   record->group = group;
   list_init(&record->unlisted);
@@ -130,7 +127,7 @@ struct endpoint_record *records_get(struct records *records, struct span upstrea
   memcpy(record->endpoint.key_sha1, hex, sizeof record->endpoint.key_sha1);
   record->endpoint.index = take_index(group);
   atomic_store(&record->endpoint.is_listed, true);
-  hashmap_put(&group->by_address, name, record);
+  hashmap_put(&group->by_address, record->endpoint.name, record);
   records->count++;
   pthread_mutex_lock(&records->lock);
   list_insert_last(&records->all, &record->node);

@@ -1,4 +1,4 @@
-/* Hash map: open addressing with linear probing. The map owns the copies of its keys, never the values. One owner, one thread.
+/* Hash map: open addressing with linear probing. The map owns the copies of its keys (none where it borrows them), never the values. One owner, one thread.
  * A free slot has neither key nor value; a removed one keeps its place in the probe as a tombstone (value NULL, hash TOMBSTONE), so
  * that iterating while removing stays right. */
 #include "base/hashmap.h"
@@ -9,14 +9,27 @@
 #include "base/check.h"
 #include "base/hash.h"
 
-enum { FIRST_CAPACITY = 8, TOMBSTONE = 1 };
+enum { FIRST_CAPACITY = 4, TOMBSTONE = 1 };
 
 void hashmap_init(struct hashmap *map) { *map = (struct hashmap){.seed = hash_process_seed()}; }
 
+void hashmap_init_borrowing(struct hashmap *map) { *map = (struct hashmap){.seed = hash_process_seed(), .is_borrowing = true}; }
+
+static void free_key(const struct hashmap *map, const struct hashmap_entry *entry) {
+  if (!map->is_borrowing) free((char *)entry->key);
+}
+
 void hashmap_free(struct hashmap *map) {
-  for (size_t i = 0; i < map->capacity; i++) free(map->entries[i].key);
+  for (size_t i = 0; i < map->capacity; i++) free_key(map, &map->entries[i]);
   free(map->entries);
-  *map = (struct hashmap){.seed = map->seed};
+  *map = (struct hashmap){.seed = map->seed, .is_borrowing = map->is_borrowing};
+}
+
+static const char *copy_key(struct span key) {
+  char *copy = check_memory(malloc(key.length + 1));
+  if (key.length > 0) memcpy(copy, key.data, key.length);
+  copy[key.length] = 0;
+  return copy;
 }
 
 static bool is_live(const struct hashmap_entry *entry) { return entry->value != NULL; }
@@ -61,6 +74,7 @@ void *hashmap_put(struct hashmap *map, struct span key, void *value) {
   if (entry) {
     void *before = entry->value;
     entry->value = value;
+    if (map->is_borrowing) entry->key = key.data; /* the one before goes with the value before */
     return before;
   }
   if (map->capacity == 0) {
@@ -73,10 +87,7 @@ void *hashmap_put(struct hashmap *map, struct span key, void *value) {
   while (is_live(&map->entries[at])) at = (at + 1) & (map->capacity - 1);
   entry = &map->entries[at];
   if (is_free(entry)) map->used++;
-  char *copy = check_memory(malloc(key.length + 1));
-  if (key.length > 0) memcpy(copy, key.data, key.length);
-  copy[key.length] = 0;
-  *entry = (struct hashmap_entry){.key = copy, .key_length = key.length, .hash = hash, .value = value};
+  *entry = (struct hashmap_entry){.key = map->is_borrowing ? key.data : copy_key(key), .key_length = key.length, .hash = hash, .value = value};
   map->count++;
   return NULL;
 }
@@ -86,7 +97,7 @@ void *hashmap_remove(struct hashmap *map, struct span key) {
   struct hashmap_entry *entry = find(map, key, hash_bytes(key, map->seed));
   if (!entry) return NULL;
   void *value = entry->value;
-  free(entry->key); /* last use of `key` was above: it may be the entry's own */
+  free_key(map, entry); /* last use of `key` was above: it may be the entry's own */
   *entry = (struct hashmap_entry){.hash = TOMBSTONE};
   map->count--;
   return value;

@@ -41,7 +41,7 @@ static void release(struct unit *unit) {
 /* Doubles an array in the arena; the old half stays there until the unit goes. */
 static void *grow(struct arena *arena, void *old, unsigned count, unsigned *room, size_t size) {
   if (count < *room) return old;
-  *room = *room ? *room * 2 : 8;
+  *room = *room ? *room * 2 : 4;
   void *bigger = arena_alloc(arena, *room * size);
   if (count) memcpy(bigger, old, count * size);
   return bigger;

@@ -54,7 +54,7 @@ struct snapshot_builder *snapshot_builder_new(uint64_t hash_seed) {
   builder->host_capacity = builder->certificate_capacity = 16;
   builder->hosts = zalloc(builder->host_capacity, sizeof *builder->hosts);
   builder->certificates = zalloc(builder->certificate_capacity, sizeof *builder->certificates);
-  hashmap_init(&builder->slots_by_name);
+  hashmap_init_borrowing(&builder->slots_by_name);
   builder->default_upstream = nowhere;
   return builder;
 }
@@ -116,7 +116,7 @@ struct upstream_ref snapshot_upstream_slot(struct snapshot_builder *builder, str
   char *copy = zalloc(name.length + 1, 1);
   if (name.length) memcpy(copy, name.data, name.length);
   builder->names[slot] = (struct slot_name){copy, name.length, 0};
-  hashmap_put(&builder->slots_by_name, name, (void *)(uintptr_t)(slot + 1u));
+  hashmap_put(&builder->slots_by_name, span_make(copy, name.length), (void *)(uintptr_t)(slot + 1u));
   return (struct upstream_ref){slot, builder->slots[slot].generation};
 }
 

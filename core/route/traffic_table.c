@@ -40,7 +40,7 @@ struct traffic_table *traffic_table_new(const struct traffic_shape *shape) {
   must(shape->workers > 0);
   for (unsigned i = 0; i < TRAFFIC_BOUNDS; i++) must(shape->bounds[i].count > 0);
   lay_out(&table->shape);
-  hashmap_init(&table->records);
+  hashmap_init_borrowing(&table->records);
   must(pthread_mutex_init(&table->lock, NULL) == 0);
   list_init(&table->named);
   list_init(&table->unnamed);
@@ -115,7 +115,7 @@ static struct traffic *make_record(struct traffic_table *table, struct span key,
   traffic->is_plain = !table->shape.per_host || !(span_equal(traffic->host, SPAN("_")) || span_starts_with(traffic->host, SPAN("*.")));
   traffic->labels = span_skip(traffic->key, host_length + 1);
   list_init(&traffic->node);
-  hashmap_put(&table->records, key, traffic);
+  hashmap_put(&table->records, traffic->key, traffic);
   table->count++;
   return traffic;
 }

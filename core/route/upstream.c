@@ -112,6 +112,18 @@ static void set_port(struct address *address, uint16_t port) {
   else address->v6.sin6_port = htons(port);
 }
 
+/* A text of the body: as a rule it is a part of the key too, which is kept already. */
+static struct span keep_text(struct upstream *upstream, struct span text) {
+  if (text.length == 0) return (struct span){NULL, 0};
+  const char *at = memmem(upstream->key.data, upstream->key.length, text.data, text.length);
+  return at ? span_make(at, text.length) : arena_span(&upstream->unit.arena, text);
+}
+
+static void keep_texts(struct upstream *upstream) {
+  struct span *texts[] = {&upstream->namespace, &upstream->service, &upstream->port, &upstream->external_name};
+  for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) *texts[i] = keep_text(upstream, *texts[i]);
+}
+
 static struct upstream *build(struct span key, struct span body, const struct address *addresses, size_t address_count, upstream_record record, void *context,
                               unsigned *refused, struct body_error error) {
   struct upstream *upstream = calloc(1, sizeof *upstream);
@@ -123,11 +135,12 @@ static struct upstream *build(struct span key, struct span body, const struct ad
   upstream->unit.kind = UNIT_UPSTREAM;
   upstream->unit.release = release;
   list_init(&upstream->unit.retired);
-  arena_init(&upstream->unit.arena, NULL, 512);
+  /* Most have an endpoint or two, and there are thousands of them. */
+  arena_init(&upstream->unit.arena, NULL, 256);
   upstream->key = arena_span(&upstream->unit.arena, key);
   upstream->name = upstream_shown(key, &upstream->unit.arena);
-  body = span_make(arena_copy(&upstream->unit.arena, body.data, body.length), body.length);
   if (!read_body(upstream, body, &listed, &count, &is_missing, error)) goto fail;
+  keep_texts(upstream);
   if (addresses) {
     free(listed);
     listed = calloc(address_count + 1, sizeof *listed);

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/hash.h"
@@ -102,8 +103,42 @@ static void takes_any_bytes(void **state) {
   hashmap_free(&map);
 }
 
+static char *named(unsigned i) {
+  char *text = malloc(32);
+  assert_non_null(text);
+  snprintf(text, 32, "key-%u", i);
+  return text;
+}
+
+/* Each value is its own key: none is copied, and a key goes with its value. */
+static void borrows_keys(void **state) {
+  (void)state;
+  struct hashmap map;
+  hashmap_init_borrowing(&map);
+  for (unsigned i = 0; i < KEYS; i++) {
+    char *text = named(i);
+    assert_null(hashmap_put(&map, span_of(text), text));
+  }
+  for (unsigned i = 0; i < KEYS; i += 2) { /* the key before is freed with the value before */
+    char *text = named(i);
+    free(hashmap_put(&map, span_of(text), text));
+  }
+  for (unsigned i = 0; i < KEYS; i += 3) {
+    char text[32];
+    free(hashmap_remove(&map, key_of(text, sizeof text, i)));
+  }
+  size_t cursor = 0, count = 0;
+  for (struct hashmap_entry *entry; (entry = hashmap_next(&map, &cursor)); count++) {
+    assert_ptr_equal(entry->key, entry->value);
+    assert_ptr_equal(hashmap_get(&map, span_of(entry->value)), entry->value);
+    free(entry->value);
+  }
+  assert_int_equal(count, KEYS - (KEYS + 2) / 3);
+  hashmap_free(&map);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(agrees_with_an_array), cmocka_unit_test(survives_churn_of_new_keys),
-                                     cmocka_unit_test(iterates_and_removes), cmocka_unit_test(takes_any_bytes)};
+                                     cmocka_unit_test(iterates_and_removes), cmocka_unit_test(takes_any_bytes), cmocka_unit_test(borrows_keys)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
