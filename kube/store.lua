@@ -19,8 +19,8 @@ local PACKED = { Ingress = true, Service = true, EndpointSlice = true, Endpoints
 ---@class Entry one object of one document: what the store keeps of it
 ---@field version Version
 ---@field document integer
----@field item integer|nil in the document; nil: the first
----@field line integer|nil nil: the first
+---@field item integer in the document
+---@field line integer
 
 local GONE = "" -- no version is that
 
@@ -34,8 +34,8 @@ local GONE = "" -- no version is that
 function store.new(options)
   return setmetatable({
     position = options.position, findings = options.findings, flags = options.flags, replaced = options.replaced,
-    entries = {},     -- document id -> the key of its object, or a list of keys
-    by_key = {},      -- object key -> Entry, or Entry[] where there are more
+    entries = shelf.new(), -- document id as text -> the key of its object, or a list of keys
+    by_key = shelf.new(), -- object key -> Entry, or Entry[] where there are more; once it counts, one alone is a text: its place (see place_text)
     doubled = {},     -- object key -> true: there was more than one entry at the last take
     kinds = {},       -- kind -> shelf: ns/name -> the version that counts
     unsettled = {},   -- object key -> true: its entries changed since the last take
@@ -106,16 +106,33 @@ end
 
 -- ---- the documents of a directory ----
 
+--- "Ingress default/shop", "IngressClass nginx"
+local function parts_of(key)
+  local kind, id = key:match("^(%S+) (.*)$")
+  return kind, id:find("/", 1, true) and id or "/" .. id
+end
+
+local function place_text(entry)
+  return ("%d %d %d"):format(entry.document, entry.item, entry.line)
+end
+
+--- The one entry of a key whose version counts.
+local function entry_of(self, key, text)
+  local document, item, line = text:match("^(%d+) (%d+) (%d+)$")
+  return { version = self:version(parts_of(key)), document = tonumber(document), item = tonumber(item), line = tonumber(line) }
+end
+
 --- Calls visit(entry) for each entry of a key.
 local function each_entry(self, key, visit)
-  local held = self.by_key[key]
+  local held = self.by_key:get(key)
   if not held then return end
+  if type(held) == "string" then return visit(entry_of(self, key, held)) end
   if held.version then return visit(held) end
   for _, entry in ipairs(held) do visit(entry) end
 end
 
 local function is_before(self, a, b)
-  if a.document == b.document then return (a.item or 1) < (b.item or 1) end
+  if a.document == b.document then return a.item < b.item end
   local path_a, index_a = self.position(a.document)
   local path_b, index_b = self.position(b.document)
   if path_a ~= path_b then return (path_a or "") < (path_b or "") end
@@ -134,27 +151,28 @@ end
 --- Document id and line of an object, for findings.
 function store:where(key)
   local entry = choose(self, key)
-  if entry then return entry.document, entry.line or 1 end
+  if entry then return entry.document, entry.line end
 end
 
 local function place(self, entry)
   local path, index, line = self.position(entry.document)
-  return ("%s:%d (document %d)"):format(path or "?", (line or 1) + (entry.line or 1) - 1, index or 0)
+  return ("%s:%d (document %d)"):format(path or "?", (line or 1) + entry.line - 1, index or 0)
 end
 
 local function duplicate(entry)
-  return ("duplicate %s %d"):format(entry.document, entry.item or 1)
+  return ("duplicate %s %d"):format(entry.document, entry.item)
 end
 
 --- Chooses the version that counts for a key, and says which entries of that name are refused.
 local function settle(self, key)
-  local held = self.by_key[key]
-  if held and held.version and not self.doubled[key] then return held.version end
+  local held = self.by_key:get(key)
+  local is_alone = type(held) == "string" or held and held.version ~= nil
   local chosen = choose(self, key)
-  self.doubled[key] = held and not held.version or nil
+  if is_alone and not self.doubled[key] then return chosen.version end
+  self.doubled[key] = held and not is_alone or nil
   each_entry(self, key, function(entry)
     local refused = entry ~= chosen and {
-      level = "error", document = entry.document, line = entry.line or 1, key = key,
+      level = "error", document = entry.document, line = entry.line, key = key,
       text = ("is there twice: %s counts, %s is refused"):format(place(self, chosen), place(self, entry)),
     }
     self.findings:set(duplicate(entry), refused and { refused })
@@ -172,24 +190,20 @@ local function drop_entries(self, id, key)
       self.findings:set(duplicate(entry), nil)
     end
   end)
-  self.by_key[key] = #kept > 1 and kept or kept[1]
+  self.by_key:put(key, #kept > 1 and kept or kept[1])
   self.unsettled[key] = true
 end
 
 local function add_entry(self, key, entry)
-  local held = self.by_key[key]
-  if not held then
-    self.by_key[key] = entry
-  elseif held.version then
-    self.by_key[key] = { held, entry }
-  else
-    held[#held + 1] = entry
-  end
+  local list = {}
+  each_entry(self, key, function(other) list[#list + 1] = other end)
+  list[#list + 1] = entry
+  self.by_key:put(key, #list > 1 and list or entry)
   self.unsettled[key] = true
 end
 
 local function keys_of(self, id)
-  local keys = self.entries[id]
+  local keys = self.entries:get(tostring(id))
   return type(keys) == "table" and keys or { keys }
 end
 
@@ -305,10 +319,10 @@ function store:take_in(id, readings)
   for i, reading in ipairs(readings) do
     if reading.version then
       keys[#keys + 1] = reading.key
-      add_entry(self, reading.key, { version = reading.version, document = id, item = i > 1 and i or nil, line = reading.line > 1 and reading.line or nil })
+      add_entry(self, reading.key, { version = reading.version, document = id, item = i, line = reading.line })
     end
   end
-  self.entries[id] = #keys > 1 and keys or keys[1]
+  self.entries:put(tostring(id), #keys > 1 and keys or keys[1])
   report(self, id, readings)
 end
 
@@ -323,7 +337,7 @@ end
 ---@param id integer
 function store:remove(id)
   for _, key in ipairs(keys_of(self, id)) do drop_entries(self, id, key) end
-  self.entries[id] = nil
+  self.entries:put(tostring(id), nil)
   forget(self, id)
 end
 
@@ -356,12 +370,6 @@ end
 
 -- ---- changes ----
 
---- "Ingress default/shop", "IngressClass nginx"
-local function parts_of(key)
-  local kind, id = key:match("^(%S+) (.*)$")
-  return kind, id:find("/", 1, true) and id or "/" .. id
-end
-
 --- Takes over what counts for a key, and notes whether that is a change.
 local function note(self, changed, olds, key, new)
   local kind, id = parts_of(key)
@@ -382,7 +390,11 @@ end
 function store:take(visit)
   local changed, olds = {}, {}
   -- Only now: between two documents of one change an object may be there twice, or not at all.
-  for key in pairs(self.unsettled) do note(self, changed, olds, key, settle(self, key)) end
+  for key in pairs(self.unsettled) do
+    note(self, changed, olds, key, settle(self, key))
+    local held = self.by_key:get(key)
+    if type(held) == "table" and held.version then self.by_key:put(key, place_text(held)) end
+  end
   for key in self.arrived:each() do
     local version = self.arrived:get(key)
     note(self, changed, olds, key, version ~= GONE and version or nil)
