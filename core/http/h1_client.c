@@ -199,6 +199,8 @@ static void update_reading(struct h1_client *client) {
 /* The request's direction is over. */
 static void end_request(struct h1_client *client) {
   client->reading = READING_NEXT;
+  /* A client that leaves is noticed, whatever it has asked for besides; what is behind an upgrade may be a tunnel's. */
+  link_watch_end(client->base.link, client->stream.request->upgrade.length == 0);
   client->stream.trailers = client->parse.trailers;
   update_reading(client);
   client->stream.events->on_end(client->stream.owner);
@@ -563,6 +565,7 @@ static void discard_body(struct codec_stream *stream, uint64_t limit) {
 }
 
 static void next_request(struct h1_client *client) {
+  link_watch_end(client->base.link, false);
   if (client->closes || client->is_shutting_down) {
     close_gracefully(client);
     return;

@@ -22,7 +22,7 @@ struct connecting {
 static void report_end(struct link *link) {
   if (!link->is_ended || link->is_end_reported || link->is_lingering || !link->events) return;
   /* What came before the end is read first; but a client that broke off is told at once, whatever it had sent. */
-  bool is_client_gone = link->is_accepted && link->end_error;
+  bool is_client_gone = link->watches_end || (link->is_accepted && link->end_error);
   if (buffer_length(&link->held) > 0 && !is_client_gone) return;
   link->is_end_reported = true;
   link->events->on_end(link->owner, link->end_error);
@@ -91,7 +91,9 @@ bool link_input(struct link *link, char *data, size_t length) {
   return link_deliver(link, data, length);
 }
 
+/* Holds what nobody takes now, and stops reading; who watches for the end reads on while there is room for one more read. */
 static void hold(struct link *link, const char *data, size_t length) {
+  if (!link->watches_end || buffer_length(&link->held) + length > LIMIT_LINK_HELD_BYTES - LOOP_READ_BUFFER) link_wire_receive(link, false);
   if (buffer_length(&link->held) + length > LIMIT_LINK_HELD_BYTES) {
     counter_add(link->loop->counters, COUNTER_LIMIT_LINK_HELD_BYTES, 1);
     link_failed(link, ERROR_LIMIT);
@@ -104,7 +106,6 @@ static void hold(struct link *link, const char *data, size_t length) {
 bool link_deliver(struct link *link, const char *data, size_t length) {
   if (link->is_lingering) return true;
   if (link->is_paused || !link->events || buffer_length(&link->held) > 0) {
-    link_wire_receive(link, false);
     hold(link, data, length);
     return !link->is_closing;
   }
@@ -118,7 +119,6 @@ bool link_deliver(struct link *link, const char *data, size_t length) {
   must(taken <= length);
   link->bytes_read -= length - taken;
   if (taken == length || link->is_lingering) return true;
-  link_wire_receive(link, false);
   hold(link, data + taken, length - taken);
   if (link->is_closing) return false;
   if (link->tls != tls_before) {
@@ -156,6 +156,11 @@ void link_set_ended(struct link *link, int error) {
 void link_pause(struct link *link) {
   link->is_paused = true; /* what arrives once more is held, and then reading stops: no system call for a short pause */
   link->was_resumed = false;
+}
+
+void link_watch_end(struct link *link, bool on) {
+  link->watches_end = on;
+  if (on && link->is_ended && !link->is_end_reported) loop_defer(link->loop, &link->deferred);
 }
 
 void link_resume(struct link *link) {

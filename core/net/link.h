@@ -36,7 +36,7 @@ struct link_events {
   size_t (*on_read)(void *owner, const char *data, size_t length);
   /* No more will be read: 0 for an orderly end (FIN, close_notify), else the error. Writing may still work after 0; if it then fails,
    * on_end comes a second time, with the error. TLS cut without close_notify is ERROR_CLOSED. What came before the end is read first,
-   * except on an accepted link that broke off: its owner is told at once, paused or not. */
+   * except on an accepted link that broke off, and under link_watch_end: then its owner is told at once, paused or not. */
   void (*on_end)(void *owner, int error);
   /* link_is_full() was true, and now there is room. */
   void (*on_drain)(void *owner);
@@ -67,6 +67,8 @@ size_t link_pending(const struct link *link); /* staged and unsent bytes */
 /* Pausing: on_read is not called while paused (the kernel's window then closes). Resuming hands over held bytes first. */
 void link_pause(struct link *link);
 void link_resume(struct link *link);
+/* While it is on, an orderly end is told at once, though bytes are held that came before it; and for that, reading goes on while held bytes leave room. */
+void link_watch_end(struct link *link, bool on);
 /* Ends our direction after what is pending (FIN, close_notify). Reading goes on. */
 void link_end(struct link *link);
 /* Closes after what is pending was sent, at most `linger_ms` later; received bytes are read and dropped meanwhile so that the

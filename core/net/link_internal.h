@@ -37,6 +37,7 @@ struct link {
   bool is_paused : 1;
   bool was_resumed : 1;      /* link_resume since on_read was called */
   bool in_read : 1;          /* inside on_read */
+  bool watches_end : 1;      /* link_watch_end */
   bool holds_wire_bytes : 1; /* `held` has not been through TLS yet */
   bool is_ended : 1;         /* no more input; end_error says why */
   bool is_end_reported : 1;

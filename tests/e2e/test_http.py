@@ -1,6 +1,7 @@
 """HTTP/1.1 both ways, over raw bytes."""
 import hashlib
 import socket
+import ssl
 import time
 
 import pytest
@@ -223,14 +224,21 @@ def test_post_is_not_repeated_but_get_is(through):
     assert proxy.request("/", "foo.example").status in (200, 502)
 
 
-def test_client_that_leaves_is_logged_as_499(through):
+@pytest.mark.parametrize("more", [[], [100], [100, 200], [30000, 30000]])
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_client_that_leaves_is_logged_as_499(through, is_tls, more):
+    """Whatever it has asked for besides: `more` are lengths of requests that are pipelined behind the one that waits."""
     def script(_, connection):
         connection.read_head()
         connection.read_exactly(1)
 
     proxy = through(script)
-    client = socket.create_connection(("127.0.0.1", proxy.http_port), 5)
+    client = socket.create_connection(("127.0.0.1", proxy.https_port if is_tls else proxy.http_port), 5)
+    if is_tls:
+        client = ssl._create_unverified_context().wrap_socket(client)
     client.sendall(request("/leaving"))
     wait_until(lambda: proxy.origin.heads, what="the request upstream")
+    for length in more:
+        client.sendall(request("/more", headers="X-Filler: " + "f" * length + "\r\n"))
     client.close()
     assert wait_until(lambda: proxy.access.find(r'"GET /leaving HTTP/1\.1" (\d+)'), what="access log").group(1) == "499"

@@ -61,6 +61,21 @@ static void test_pipelining(void **state) {
   peer_await(client, "default backend - 404");
 }
 
+/* The second request is not read while the first one is under way, and nor is what follows: a client that leaves behind them is noticed all the same. */
+static void test_client_leaves_behind_a_pipelined_request(void **state) {
+  (void)state;
+  struct peer *client = client_connect();
+  peer_send(client, GET GET);
+  struct peer *server = server_await(0);
+  peer_await(server, "\r\n\r\n");
+  peer_send(client, GET); /* later ones too */
+  turns(3);
+  peer_close(client);
+  peer_await_end(server);
+  assert_true(log_has(" 499 "));
+  assert_at_rest();
+}
+
 static void test_chunked_both_ways(void **state) {
   (void)state;
   struct peer *client = client_connect();
@@ -561,6 +576,7 @@ int main(void) {
       TEST(test_get),
       TEST(test_keep_alive_and_pool),
       TEST(test_pipelining),
+      TEST(test_client_leaves_behind_a_pipelined_request),
       TEST(test_chunked_both_ways),
       TEST(test_unbuffered_body_streams),
       TEST(test_expect_continue),
