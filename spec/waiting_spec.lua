@@ -208,6 +208,110 @@ for _, trusted in ipairs { true, false } do
   end)
 end
 
+describe("in a spec", function()
+  it("sleeping takes no time, and the clock moves", function()
+    local begun = os.time()
+    local code = "local n, m = moongate.time.now(), moongate.time.monotonic() moongate.sleep(50) local late = exchange.started + exchange.duration "
+      .. "return exchange:respond { body = ('%.1f %.1f %.1f %.1f'):format(moongate.time.now() - n, moongate.time.monotonic() - m, exchange.duration, late - n) }"
+    local first, second, third, fourth = select(2, answered(code)):match("(%S+) (%S+) (%S+) (%S+)")
+    for _, seconds in ipairs { first, second, third, fourth } do assert.is_true(tonumber(seconds) >= 50 and tonumber(seconds) < 52, seconds) end
+    assert.is_true(os.time() - begun < 20)
+  end)
+  it("what a policy asks for is answered by the spec", function()
+    local asked
+    local function http(request)
+      asked = request
+      return { status = 201, headers = { ["X-Two"] = { "a", "b" }, ["X-One"] = "c" }, body = "text" }
+    end
+    local code = "local r = assert(moongate.http.request { url = 'http://auth.test/check?x=1', method = 'POST', headers = { ['X-A'] = 'b', Host = 'c' }, body = 'q', timeout = 2 }) "
+      .. "local names = 0 for _ in r.headers:each() do names = names + 1 end "
+      .. "return exchange:respond { body = table.concat({ r.status, r.body, r.headers:get('x-TWO'), table.concat(r.headers:all('x-two'), '+'), r.headers:get('X-ONE'), tostring(r.headers:get('no')), names }, ' ') }"
+    for _, trusted in ipairs { true, false } do
+      local _, body = answered(code, {}, { http = http, trusted = trusted })
+      assert.equal("201 text a a+b c nil 3", body)
+      assert.same({ method = "POST", url = "http://auth.test/check?x=1", headers = { ["x-a"] = "b", host = "c" }, body = "q", timeout = 2 }, asked)
+    end
+  end)
+  it("so is what it asks an upstream for", function()
+    local asked
+    local function http(request)
+      asked = request
+      return nil, "gone"
+    end
+    local spec = { http = http, services = { ["auth:80"] = { "10.0.0.9:80" } },
+      source = "local policy = { name = 'probe', summary = 'x', applies = 'always' } function policy.attach(route) return { to = route:upstream('auth:80') } end "
+        .. "function policy.access(exchange, config) local r, why = require('moongate').http.request { upstream = config.to, path = '/x' } return exchange:respond { body = why } end return policy" }
+    local result = testing.route(spec):request {}
+    assert.equal("gone", result.response.body)
+    assert.same({ method = "GET", upstream = "auth:80", path = "/x", headers = {}, timeout = 5 }, asked)
+  end)
+  it("an answer that is too large is none", function()
+    local _, body = answered("local r, why = moongate.http.request { url = 'http://a.test/', max_body = 3 } return exchange:respond { body = why }", {}, { http = function() return { body = "1234" } end })
+    assert.equal("the answer's body is too large", body)
+  end)
+  it("a request that the spec does not expect fails it", function()
+    assert.has_error(function() answered("moongate.http.request { url = 'http://a.test/' }") end,
+      "route:request: the policy asks for http://a.test/, and the spec has no http = function(request) that answers")
+    assert.has_error(function() answered("moongate.http.request { url = 'http://a.test/' }", {}, { http = function() error("not so", 0) end }) end, "route:request: not so")
+  end)
+end)
+
+describe("moongate.http.request refuses", function()
+  local function refused(request, phase)
+    local status, _, log = answered("moongate.http.request(" .. request .. ")", {}, { phase = phase, http = function() return {} end })
+    assert.equal(phase == "log" and 200 or 500, status)
+    return log
+  end
+  for request, why in pairs {
+    ["nil"] = "wants a table",
+    ["{}"] = "wants either a url or an upstream",
+    ["{ url = 'http://a', upstream = 1 }"] = "wants either a url or an upstream",
+    ["{ upstream = 1 }"] = "upstream wants what route:upstream() gave",
+    ["{ url = 'ftp://a/' }"] = "scheme is neither http nor https",
+    ["{ url = 'file:///etc/passwd' }"] = "neither http nor https",
+    ["{ url = '/path' }"] = "not a URL",
+    ["{ url = 'http://' }"] = "not a URL",
+    ["{ url = 'http://u:p@a/' }"] = "not a URL",
+    ["{ url = 'http://a b/' }"] = "must be escaped",
+    ["{ url = 'http://a/\\r\\nX: y' }"] = "must be escaped",
+    ["{ url = 'http://a/\\0' }"] = "NUL",
+    ["{ url = 'http://a:0/' }"] = "port",
+    ["{ url = 'http://a:99999/' }"] = "not a URL",
+    ["{ url = 'http://a%00b/' }"] = "not a URL",
+    ["{ url = 1 }"] = "url is a number",
+    ["{ url = 'http://a', method = 'G T' }"] = "the method has a character",
+    ["{ url = 'http://a', method = 'CONNECT' }"] = "CONNECT and TRACE",
+    ["{ url = 'http://a', method = '' }"] = "from 1 to 32",
+    ["{ url = 'http://a', headers = { A = 'x\\r\\ny' } }"] = "the header A has CR, LF or NUL",
+    ["{ url = 'http://a', headers = { A = 'x\\0' } }"] = "CR, LF or NUL",
+    ["{ url = 'http://a', headers = { ['A\\r\\nB'] = 'x' } }"] = "not a header name",
+    ["{ url = 'http://a', headers = { ['Transfer-Encoding'] = 'chunked' } }"] = "connection's own field",
+    ["{ url = 'http://a', headers = { 'x' } }"] = "names to values",
+    ["{ url = 'http://a', headers = { A = true } }"] = "the header A is a boolean",
+    ["{ url = 'http://a', headers = 1 }"] = "headers is a number",
+    ["{ url = 'http://a', body = {} }"] = "body is a table",
+    ["{ url = 'http://a', timeout = -1 }"] = "timeout is not a number of seconds",
+    ["{ url = 'http://a', max_body = 1e8 }"] = "max_body is not a number of bytes",
+    ["{ url = 'http://a', body = ('x'):rep(1048577) }"] = "the body is longer",
+    ["{ url = 'http://a/' .. ('x'):rep(9000) }"] = "the URL is too long",
+  } do
+    it(request, function()
+      local log = refused(request)
+      assert.matches("moongate.http.request: ", log, 1, true)
+      assert.matches("policy.lua:5: ", log, 1, true)
+      assert.matches(why, log, 1, true)
+    end)
+  end
+  it("where it may not wait", function()
+    assert.matches("moongate.http.request: not in header_filter; only in server_rewrite, rewrite, access", refused("{ url = 'http://a' }", "header_filter"))
+    assert.matches("moongate.http.request: not in log", refused("{ url = 'http://a' }", "log"))
+  end)
+  it("nothing that a plain yield could begin", function()
+    local _, _, log = answered("pcall(moongate.http.request, { url = 'http://a', headers = 1 }) coroutine.yield()", {}, { http = function() return {} end })
+    assert.matches("the hook yields; only moongate's own functions wait", log)
+  end)
+end)
+
 it("a guest's budget is for all that it does between its waits", function()
   local busy = "for i = 1, 15000 do local x = i end "
   local _, body = answered(busy .. "moongate.sleep(0) " .. busy .. " return exchange:respond { body = 'done' }")

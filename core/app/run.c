@@ -25,6 +25,7 @@
 #include "app/tls_source.h"
 #include "base/check.h"
 #include "base/error.h"
+#include "script/http_client.h"
 #include "script/script.h"
 
 #define WORKERS_MAX 64
@@ -66,6 +67,7 @@ struct run {
   _Atomic uint64_t body_budget;
   _Atomic bool is_ready;
   uint16_t health_port;
+  char api_host[256]; /* of --apiserver-host */
   char script_path[4096];
   int64_t started_unix;
 };
@@ -188,6 +190,20 @@ static int start_sync(struct run *run, const char *home, char *error, size_t siz
   };
   run->sync = sync_thread_new(&options, error, size);
   return run->sync ? 0 : -1;
+}
+
+/* Where policies' requests may not go is known once everybody listens. */
+static void bound_policies(struct run *run) {
+  const char *host = strstr(run->options.apiserver_host, "://");
+  host = host ? host + 3 : run->options.apiserver_host;
+  bool has_brackets = *host == '[';
+  snprintf(run->api_host, sizeof run->api_host, "%.*s", (int)strcspn(host + has_brackets, has_brackets ? "]" : ":/"), host + has_brackets);
+  struct http_client_options options = {
+      .resolver = *run->options.resolver ? run->options.resolver : NULL,
+      .own_ports = {address_port(&run->http.addresses[0]), address_port(&run->https.addresses[0]), run->health_port, admin_webhook_port(run->admin)},
+      .api_server = {getenv("KUBERNETES_SERVICE_HOST"), *run->api_host ? run->api_host : NULL},
+  };
+  for (unsigned i = 0; i < run->worker_count; i++) script_worker_set_http(run->seats[i].script, &options);
 }
 
 static void *worker_main(void *context) {
@@ -353,6 +369,7 @@ int run_main(int argc, char **argv) {
   ports_release(&run.http);
   ports_release(&run.https);
   if (start_admin(&run, error, sizeof error) || start_sync(&run, home, error, sizeof error)) return fail(error);
+  bound_policies(&run);
   crash_install(run.workers, run.worker_count);
 
   options_without_effect(&run.options, say_without_effect, run.log);

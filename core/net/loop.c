@@ -45,7 +45,7 @@ static void arm_wheel(struct loop *loop) {
     uv_timer_stop(&loop->wheel_timer);
     return;
   }
-  uint64_t now = uv_now(&loop->uv);
+  uint64_t now = loop_now_ms(loop);
   uint64_t behind = now - loop->wheel_now_ms; /* the wheel counts from when it was last advanced */
   uint64_t delay = (uint64_t)next > behind ? (uint64_t)next - behind : 0;
   if (uv_is_active((uv_handle_t *)&loop->wheel_timer) && uv_timer_get_due_in(&loop->wheel_timer) == delay) return;
@@ -54,7 +54,7 @@ static void arm_wheel(struct loop *loop) {
 
 static void on_wheel_timer(uv_timer_t *timer) {
   struct loop *loop = loop_of((uv_handle_t *)timer);
-  loop->wheel_now_ms = uv_now(&loop->uv);
+  loop->wheel_now_ms = loop_now_ms(loop);
   wheel_advance(loop->wheel, loop->wheel_now_ms);
   loop_flush(loop);
 }
@@ -145,18 +145,19 @@ void loop_free(struct loop *loop) {
   loop->magic = 0;
 }
 
-uint64_t loop_now_ms(const struct loop *loop) { return uv_now(&loop->uv); }
+uint64_t loop_now_ms(const struct loop *loop) { return uv_now(&loop->uv) + loop->skipped_ms; }
 
 uint64_t loop_now_us(const struct loop *loop) {
-  (void)loop;
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+  return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000 + loop->skipped_ms * 1000;
 }
+
+void loop_skip(struct loop *loop, uint64_t ms) { loop->skipped_ms += ms; }
 
 void loop_timer_start(struct loop *loop, struct timer *timer, uint64_t delay_ms) {
   /* The wheel may have slept: its now lies behind ours, and no timer may fire early. */
-  wheel_start(loop->wheel, timer, delay_ms + (uv_now(&loop->uv) - loop->wheel_now_ms));
+  wheel_start(loop->wheel, timer, delay_ms + (loop_now_ms(loop) - loop->wheel_now_ms));
 }
 
 void loop_timer_stop(struct loop *loop, struct timer *timer) { wheel_stop(loop->wheel, timer); }

@@ -43,6 +43,7 @@ struct loop {
   struct bio_method_st *bio_method; /* of TLS links (link_tls.c) */
   uv_timer_t turn_timer;            /* bounds loop_run_once */
   uint64_t wheel_now_ms;            /* up to when the wheel was advanced */
+  uint64_t skipped_ms;              /* added to the clock: loop_skip */
   bool is_stopping;
 };
 
@@ -58,6 +59,8 @@ void loop_free(struct loop *loop);
 
 uint64_t loop_now_ms(const struct loop *loop); /* cached, monotonic */
 uint64_t loop_now_us(const struct loop *loop); /* read from the clock */
+/* Moves the clock, and with it every timer: for specs. */
+void loop_skip(struct loop *loop, uint64_t ms);
 void loop_timer_start(struct loop *loop, struct timer *timer, uint64_t delay_ms);
 void loop_timer_stop(struct loop *loop, struct timer *timer);
 void deferred_init(struct deferred *deferred, void (*run)(struct deferred *deferred));

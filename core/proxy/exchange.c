@@ -230,7 +230,7 @@ int64_t exchange_started_unix_us(const struct exchange *exchange) {
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
   int64_t age = (int64_t)(loop_now_us(&exchange->worker->loop) - exchange->started_us);
-  return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000 - age;
+  return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000 + (int64_t)exchange->worker->loop.skipped_ms * 1000 - age;
 }
 
 static const struct link *link_of(const struct exchange *exchange) {

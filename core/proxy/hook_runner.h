@@ -18,6 +18,8 @@ struct hook_runner {
   enum hook_result (*run)(void *self, struct exchange *exchange, enum hook_phase phase);
   /* What the exchange waits for is of no use any more: stops it. Called when exchange->wait is not NULL. */
   void (*cancel)(void *self, struct exchange *exchange);
+  /* The worker's loop ends: everything of the runner's that is on it goes. */
+  void (*stop)(void *self);
   /* The exchange is over: late uses of its userdata raise. Called when exchange->script is not NULL. */
   void (*end)(void *self, struct exchange *exchange);
   /* The last lease of a superseded unit is gone on this worker: drop what was decoded for it. */

@@ -237,6 +237,7 @@ void worker_free(struct worker *worker) {
     }
   }
   must(worker->exchange_count == 0);
+  if (worker->options.hooks.stop) worker->options.hooks.stop(worker->options.hooks.self);
   loop_timer_stop(&worker->loop, &worker->drain_timer);
   pool_free(worker->pool);
   lease_free(worker);

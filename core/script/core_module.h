@@ -13,6 +13,7 @@ void core_text_register(lua_State *L, int core);
 void core_counter_register(lua_State *L, int core);
 void core_dict_register(lua_State *L, int core);
 void core_json_register(lua_State *L, int core);
+void core_http_register(lua_State *L, int core);
 void core_operation_register(lua_State *L, int core);
 void core_testing_register(lua_State *L, int core);
 

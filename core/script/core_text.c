@@ -196,7 +196,7 @@ static int text_random_bytes(lua_State *L) {
 static int push_clock(lua_State *L, clockid_t clock) {
   struct timespec now;
   clock_gettime(clock, &now);
-  lua_pushnumber(L, (lua_Number)now.tv_sec + (lua_Number)now.tv_nsec / 1e9);
+  lua_pushnumber(L, (lua_Number)now.tv_sec + (lua_Number)now.tv_nsec / 1e9 + (lua_Number)state_of(L)->skipped_ms / 1e3);
   return 1;
 }
 static int time_now(lua_State *L) { return push_clock(L, CLOCK_REALTIME); }

@@ -56,6 +56,16 @@ struct operation *operation_want(struct script_state *state, enum operation_kind
   return operation;
 }
 
+/* No policy has this value: it is never handed out but to the runner. */
+int operation_yield(lua_State *L, struct operation *operation) {
+  lua_pushlightuserdata(L, operation);
+  return lua_yield(L, 1);
+}
+
+bool operation_is_wanted(const struct script_state *state, lua_State *thread) {
+  return state->wanted && lua_gettop(thread) == 1 && lua_touserdata(thread, 1) == state->wanted;
+}
+
 struct operation *operation_take(struct script_state *state) {
   struct operation *operation = state->wanted;
   state->wanted = NULL;
@@ -82,7 +92,9 @@ bool operation_begin(struct operation *operation, struct exchange *exchange) {
   uint64_t deadline = exchange->hook_wait_began_ms + exchange->settings->hook_timeout_ms, left = deadline > now ? deadline - now : 0;
   operation->is_limited_by_all = left < operation->timeout_ms;
   if (!kinds[operation->kind].start(operation)) return false;
-  loop_timer_start(&exchange->worker->loop, &operation->timer, operation->is_limited_by_all ? left : operation->timeout_ms);
+  uint64_t time = operation->is_limited_by_all ? left : operation->timeout_ms;
+  loop_timer_start(&exchange->worker->loop, &operation->timer, time);
+  if (operation->kind == OPERATION_SLEEP && operation_stage(exchange)) loop_skip(&exchange->worker->loop, time);
   return true;
 }
 
@@ -157,8 +169,9 @@ int member_request_body(lua_State *L, struct exchange *exchange, struct object_b
   }
   enum relay_body there = relay_body(exchange, most);
   if (there != RELAY_BODY_COMES) return push_body(L, exchange, there, false);
-  operation_want(state, OPERATION_BODY, timeout)->most = most;
-  return lua_yield(L, 0);
+  struct operation *operation = operation_want(state, OPERATION_BODY, timeout);
+  operation->most = most;
+  return operation_yield(L, operation);
 }
 
 /* sleep(seconds) */
@@ -166,8 +179,8 @@ static int core_sleep(lua_State *L) {
   static const char function[] = "moongate.sleep";
   struct script_state *state = operation_check(L, function);
   if (lua_type(L, 1) != LUA_TNUMBER) return luaL_error(L, "%s: wants seconds, not a %s", function, luaL_typename(L, 1));
-  operation_want(state, OPERATION_SLEEP, operation_timeout(L, 1, function, "what it was given"));
-  return lua_yield(L, 0);
+  uint64_t time = operation_timeout(L, 1, function, "what it was given");
+  return operation_yield(L, operation_want(state, OPERATION_SLEEP, time));
 }
 
 void core_operation_register(lua_State *L, int core) {

@@ -15,7 +15,8 @@
 /* X(KIND, function) */
 #define OPERATIONS(X) \
   X(SLEEP, sleep) \
-  X(BODY, body)
+  X(BODY, body) \
+  X(HTTP, http)
 
 enum operation_kind {
 #define X(kind, function) OPERATION_##kind,
@@ -37,21 +38,40 @@ struct operation {
   bool is_timed_out;   /* its own time was up */
   bool is_expired;     /* the time of all waits of the exchange was up: the hook does not go on */
   bool is_limited_by_all;
-  uint64_t most; /* BODY: bytes */
+  uint64_t most;          /* BODY: bytes */
+  struct http_call *call; /* HTTP */
+  struct upstream_ref upstream;
+  bool has_upstream; /* the call goes to an endpoint of it */
+};
+
+struct http_call;
+struct http_client;
+/* Specs: sleeping takes no time, though the clock moves, and requests are answered at once by a function, which fills the call's answer in. */
+struct operation_stage {
+  void (*answer)(void *context, struct http_call *call, const struct operation *operation);
+  void *context;
 };
 
 /* In a Lua function that waits: the state, or an error that begins with `function` when the running code may not wait. */
 struct script_state *operation_check(lua_State *L, const char *function);
 /* Seconds at `index`, as milliseconds; nil: the usual timeout. */
 uint64_t operation_timeout(lua_State *L, int index, const char *function, const char *what);
-/* Makes an operation of that kind, which the state keeps until the runner takes it. A yield must follow at once: `return lua_yield(L, 0)`. */
+/* Makes an operation of that kind, which the state keeps until the runner takes it. */
 struct operation *operation_want(struct script_state *state, enum operation_kind kind, uint64_t timeout_ms);
+/* The Lua function's last word: `return operation_yield(L, operation);` */
+int operation_yield(lua_State *L, struct operation *operation);
 
 /* ---- runner ---- */
 
-/* The operation that a hook yielded for; NULL: it yielded by itself. */
+/* Of the exchange's worker. */
+struct http_client *operation_http_client(struct exchange *exchange);
+/* NULL: this is the world. */
+const struct operation_stage *operation_stage(const struct exchange *exchange);
+
+/* Whether the coroutine yielded for the operation that the state keeps, and not by itself. */
+bool operation_is_wanted(const struct script_state *state, lua_State *thread);
 struct operation *operation_take(struct script_state *state);
-/* Drops one that was wanted by a hook whose yield failed. */
+/* Drops one that was never yielded for. */
 void operation_drop_wanted(struct script_state *state);
 /* False when it is done already. Else exchange_hook_resume is called when it is done or its time is up. */
 bool operation_begin(struct operation *operation, struct exchange *exchange);

@@ -11,6 +11,7 @@
 #include "proxy/worker.h"
 #include "script/exchange_members.h"
 #include "script/guards.h"
+#include "script/http_client.h"
 #include "script/lua_pack.h"
 #include "script/operation.h"
 #include "script/policy_set.h"
@@ -50,6 +51,9 @@ struct script_worker {
   struct unit_cache **caches; /* by unit id */
   uint32_t capacity;
   unsigned waiting; /* hooks */
+  struct http_client_options http_options;
+  struct http_client *http; /* made for the first request of a policy */
+  const struct operation_stage *stage;
 };
 
 struct script_worker *script_worker_new(struct worker *worker, struct log *log) {
@@ -59,6 +63,24 @@ struct script_worker *script_worker_new(struct worker *worker, struct log *log) 
   script->worker = worker;
   script->log = log;
   return script;
+}
+
+void script_worker_set_http(struct script_worker *script, const struct http_client_options *options) { script->http_options = *options; }
+
+void script_worker_set_stage(struct script_worker *script, const struct operation_stage *stage) { script->stage = stage; }
+
+static struct script_worker *script_of(const struct exchange *exchange) {
+  struct script_worker *script = exchange->worker->options.hooks.self;
+  must(script->magic == SCRIPT_WORKER_MAGIC);
+  return script;
+}
+
+const struct operation_stage *operation_stage(const struct exchange *exchange) { return script_of(exchange)->stage; }
+
+struct http_client *operation_http_client(struct exchange *exchange) {
+  struct script_worker *script = script_of(exchange);
+  if (script->http == NULL) script->http = http_client_new(&script->worker->loop, script->worker->options.counters, &script->http_options);
+  return script->http;
 }
 
 /* References live in states that may be gone; only those of the current root's states are worth giving back, the others go with their state. */
@@ -132,8 +154,7 @@ void member_push_route_facts(lua_State *L, struct exchange *exchange, struct scr
     lua_pushnil(L);
     return;
   }
-  struct script_worker *script = exchange->worker->options.hooks.self;
-  must(script->magic == SCRIPT_WORKER_MAGIC);
+  struct script_worker *script = script_of(exchange);
   char error[256];
   const struct host *host = route->host;
   /* Facts may grow past a guest's ceiling like configs do: they are the runtime's data. */
@@ -189,6 +210,7 @@ static void begin_running(struct script_worker *script, struct script_state *sta
   state->log = script->log;
   state->running_policy = entry->name;
   state->counters = script->worker->options.counters;
+  state->skipped_ms = script->worker->loop.skipped_ms;
   state->running_index = entry->index;
   state->running_exchange = exchange;
   state->running_phase = exchange->phase;
@@ -251,7 +273,7 @@ static void place(lua_State *thread, const char *text, char *error, size_t error
 static bool may_wait(struct script_worker *script, struct exchange *exchange, struct script_state *state, lua_State *thread, int64_t budget,
                      enum hook_result *result, char *error, size_t error_size) {
   *result = HOOK_FAILED;
-  if (state->wanted == NULL) {
+  if (!operation_is_wanted(state, thread)) {
     place(thread, "the hook yields; only moongate's own functions wait", error, error_size);
   } else if (state->is_guest && budget <= 0) {
     place(thread, "instruction budget spent, over all that the hook did between its waits", error, error_size);
@@ -428,6 +450,12 @@ static enum hook_result run(void *self, struct exchange *exchange, enum hook_pha
   return HOOK_NEXT;
 }
 
+static void stop(void *self) {
+  struct script_worker *script = self;
+  http_client_free(script->http);
+  script->http = NULL;
+}
+
 static void end(void *self, struct exchange *exchange) {
   (void)self;
   exchange_objects_end(exchange);
@@ -443,5 +471,5 @@ static void forget(void *self, struct unit *unit) {
 }
 
 struct hook_runner script_hook_runner(struct script_worker *script) {
-  return (struct hook_runner){.self = script, .run = run, .cancel = cancel, .end = end, .forget = forget};
+  return (struct hook_runner){.self = script, .run = run, .cancel = cancel, .stop = stop, .end = end, .forget = forget};
 }

@@ -40,7 +40,14 @@ struct unit *policy_set_new(struct span body, struct policy_slots *slots, const 
 
 struct script_worker;
 struct script_worker *script_worker_new(struct worker *worker, struct log *log);
+/* After worker_free. */
 void script_worker_free(struct script_worker *script);
+struct http_client_options;
+/* Before the worker runs: what bounds the HTTP requests of policies. The texts are kept. */
+void script_worker_set_http(struct script_worker *script, const struct http_client_options *options);
+struct operation_stage;
+/* Specs: what hooks wait for is played there. Kept. */
+void script_worker_set_stage(struct script_worker *script, const struct operation_stage *stage);
 struct hook_runner script_hook_runner(struct script_worker *script);
 
 /* ---- sync, check, specs ---- */

@@ -81,6 +81,7 @@ struct script_state {
   const char *running_policy;        /* NULL: no hook runs */
   struct exchange *running_exchange; /* of that hook */
   struct counters *counters;         /* of the worker whose hook runs */
+  uint64_t skipped_ms;               /* by its loop's clock */
   unsigned running_index;
   enum hook_phase running_phase;
   lua_State *running_thread; /* the coroutine that it runs on; NULL where it may not wait */

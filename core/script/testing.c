@@ -11,8 +11,10 @@
 #include "proxy/worker.h"
 #include "route/upstream.h"
 #include "script/core_module.h"
+#include "script/http_client.h"
 #include "script/lua_pack.h"
 #include "script/lua_raise.h"
+#include "script/operation.h"
 #include "script/script.h"
 
 #define WORLD_MAGIC 0x646c7277u
@@ -46,7 +48,12 @@ struct world {
   bool client_ended;
   struct received *received, **received_end;
   struct hashmap answers; /* by address: struct buffer; "" is for all others */
+  struct operation_stage stage;
+  lua_State *spec;         /* while an exchange runs: the spec's, with its http function at HTTP_FUNCTION */
+  struct buffer complaint; /* why the spec itself is wrong */
 };
+
+#define HTTP_FUNCTION 8
 
 /* An endpoint's side of one connection. */
 struct origin {
@@ -61,6 +68,10 @@ static void capture(void *context, enum log_level level, struct span line) {
   (void)level;
   buffer_append(&world->lines, line);
   buffer_append(&world->lines, SPAN("\n"));
+}
+
+static void push_buffer(lua_State *L, const struct buffer *buffer) {
+  lua_pushlstring(L, buffer_length(buffer) ? buffer_span(buffer).data : "", buffer_length(buffer));
 }
 
 /* ---- endpoints ---- */
@@ -155,6 +166,95 @@ static void client_end(void *owner, int error) {
 }
 static const struct link_events client_events = {ignore_open, client_read, client_end, ignore_drain};
 
+/* ---- what policies ask for ---- */
+
+static void complain(struct world *world, struct http_call *call, const char *why) {
+  snprintf(call->error, sizeof call->error, "%s", why);
+  if (buffer_length(&world->complaint) == 0) buffer_append(&world->complaint, span_of(why));
+}
+
+static void push_fields(lua_State *L, struct span fields) {
+  struct span name, value;
+  lua_newtable(L);
+  for (size_t at = 0; http_fields_next(fields, &at, &name, &value);) {
+    char lower[LIMIT_HEADER_NAME_BYTES + 1];
+    for (size_t i = 0; i <= name.length; i++) lower[i] = (char)(name.data[i] >= 'A' && name.data[i] <= 'Z' ? name.data[i] | 32 : name.data[i]);
+    lua_pushlstring(L, value.data, value.length);
+    lua_setfield(L, -2, lower);
+  }
+}
+
+/* { method, url, upstream, headers, body, timeout, max_body } */
+static void push_call(lua_State *L, const struct world *world, const struct http_call *call, const struct operation *operation) {
+  const struct upstream *upstream = operation->has_upstream ? snapshot_upstream(world->root, operation->upstream) : NULL;
+  lua_createtable(L, 0, 8);
+  lua_pushstring(L, call->method);
+  lua_setfield(L, -2, "method");
+  lua_pushstring(L, call->url);
+  lua_setfield(L, -2, "url");
+  if (upstream) {
+    lua_pushlstring(L, upstream->name.data, upstream->name.length);
+    lua_setfield(L, -2, "upstream");
+  }
+  push_fields(L, buffer_span(&call->fields));
+  lua_setfield(L, -2, "headers");
+  if (call->has_body) {
+    push_buffer(L, &call->body);
+    lua_setfield(L, -2, "body");
+  }
+  lua_pushnumber(L, (lua_Number)operation->timeout_ms / 1e3);
+  lua_setfield(L, -2, "timeout");
+}
+
+/* { status, headers, body } at the top, or nil and why. */
+static void take_answer(lua_State *L, struct world *world, struct http_call *call) {
+  if (!lua_istable(L, -2)) {
+    snprintf(call->error, sizeof call->error, "%s", lua_tostring(L, -1) ? lua_tostring(L, -1) : "no answer");
+    return;
+  }
+  lua_pop(L, 1);
+  lua_getfield(L, -1, "status");
+  call->status = lua_isnil(L, -1) ? 200 : (int)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  lua_getfield(L, -1, "body");
+  struct span body = {"", 0};
+  if (lua_isstring(L, -1)) body.data = lua_tolstring(L, -1, &body.length);
+  buffer_append(&call->answer, body);
+  lua_pop(L, 1);
+  lua_getfield(L, -1, "fields"); /* names and values in turn, made by testing.lua */
+  for (int i = 1; lua_istable(L, -1) && i <= (int)lua_objlen(L, -1); i++) {
+    lua_rawgeti(L, -1, i);
+    buffer_append(&call->answer_fields, span_of(lua_tostring(L, -1)));
+    buffer_append(&call->answer_fields, span_make("", 1));
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  if (call->status < 200 || call->status > 599) complain(world, call, "http: the status is not from 200 to 599");
+  if (body.length <= call->max_body) return;
+  call->status = 0;
+  snprintf(call->error, sizeof call->error, "the answer's body is too large");
+}
+
+static void answer_call(void *context, struct http_call *call, const struct operation *operation) {
+  struct world *world = context;
+  lua_State *L = world->spec;
+  char why[512];
+  if (L == NULL || !lua_isfunction(L, HTTP_FUNCTION)) {
+    snprintf(why, sizeof why, "the policy asks for %.300s, and the spec has no http = function(request) that answers", call->url);
+    complain(world, call, why);
+    return;
+  }
+  int top = lua_gettop(L);
+  lua_pushvalue(L, HTTP_FUNCTION);
+  push_call(L, world, call, operation);
+  if (lua_pcall(L, 1, 2, 0)) {
+    complain(world, call, lua_tostring(L, -1) ? lua_tostring(L, -1) : "http: error");
+  } else {
+    take_answer(L, world, call);
+  }
+  lua_settop(L, top);
+}
+
 /* ---- building ---- */
 
 static struct endpoint_record *find_record(void *context, const struct address *address, struct span upstream) {
@@ -248,6 +348,8 @@ static void ignore_unit(void *context, struct unit *unit) {
 
 static bool start(struct world *world, char *error, size_t error_size) {
   world->script = script_worker_new(&world->worker, &world->log);
+  world->stage = (struct operation_stage){answer_call, world};
+  script_worker_set_stage(world->script, &world->stage);
   struct worker_options options = {.hooks = script_hook_runner(world->script),
                                    .returns = {world, ignore_root, ignore_unit},
                                    .log = &world->log,
@@ -307,6 +409,7 @@ static int world_close(lua_State *L) {
   hashmap_free(&world->records);
   buffer_free(&world->client);
   buffer_free(&world->lines);
+  buffer_free(&world->complaint);
   free(world);
   return 0;
 }
@@ -359,10 +462,6 @@ static int testing_open(lua_State *L) {
   return 2;
 }
 
-static void push_buffer(lua_State *L, const struct buffer *buffer) {
-  lua_pushlstring(L, buffer_length(buffer) ? buffer_span(buffer).data : "", buffer_length(buffer));
-}
-
 static struct span upstream_of(const struct world *world, const struct endpoint_record *record) {
   for (uint32_t slot = 0; slot < world->root->upstream_count; slot++) {
     const struct upstream *upstream = world->root->upstreams[slot].upstream;
@@ -394,7 +493,8 @@ static void push_results(lua_State *L, struct world *world) {
   lua_setfield(L, -2, "received");
 }
 
-/* world:exchange(bytes, is_https, listener_port, answers, client address, late bytes or nil) -> { client =, log =, received = { { endpoint, upstream, bytes }
+/* world:exchange(bytes, is_https, listener_port, answers, client address, late bytes or nil, http function or nil) -> { client =, log =, received = { {
+ * endpoint, upstream, bytes }
  * ... } } | nil, why */
 static int world_exchange(lua_State *L) {
   struct world *world = check_world(L);
@@ -430,7 +530,10 @@ static int world_exchange(lua_State *L) {
   link_write_span(ends[1], bytes);
   struct span late = {NULL, 0};
   if (!lua_isnoneornil(L, 7)) late.data = luaL_checklstring(L, 7, &late.length);
-  uint64_t begun = loop_now_us(&worker->loop) / 1000;
+  lua_settop(L, HTTP_FUNCTION);
+  world->spec = L;
+  buffer_consume(&world->complaint, buffer_length(&world->complaint));
+  uint64_t begun = uv_hrtime() / 1000000;
   bool is_late = false;
   while (!is_late && !(buffer_length(&world->client) > 0 && worker->exchange_count == 0) && !world->client_ended) {
     loop_run_once(&worker->loop, 20);
@@ -440,10 +543,16 @@ static int world_exchange(lua_State *L) {
       link_write_span(ends[1], late);
       late.length = 0;
     }
-    is_late = loop_now_us(&worker->loop) / 1000 - begun > WORLD_TIMEOUT_MS;
+    is_late = uv_hrtime() / 1000000 - begun > WORLD_TIMEOUT_MS;
   }
   link_close(ends[1]);
   for (int turn = 0; turn < 4; turn++) loop_run_once(&worker->loop, 0);
+  world->spec = NULL;
+  if (buffer_length(&world->complaint) > 0) {
+    lua_pushnil(L);
+    push_buffer(L, &world->complaint);
+    return 2;
+  }
   if (is_late) {
     lua_pushnil(L);
     lua_pushfstring(L, "no answer within %d ms; the client got %d bytes", WORLD_TIMEOUT_MS, (int)buffer_length(&world->client));

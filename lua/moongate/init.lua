@@ -94,6 +94,34 @@ moongate.json = { encode = core.json.encode, decode = core.json.decode, null = c
 --- `sleep(seconds)`: waits that long (up to a 60th of a second longer), 3600 at most. Others are served meanwhile.
 moongate.sleep = core.sleep
 
+---@class moongate.http.headers
+---@field get fun(self: moongate.http.headers, name: string): string|nil the first of that name, whatever its case
+---@field all fun(self: moongate.http.headers, name: string): string[]
+---@field each fun(self: moongate.http.headers): fun(): string|nil, string|nil names and values, in their order
+
+---@class moongate.http.response
+---@field status integer
+---@field headers moongate.http.headers
+---@field body string
+
+---@class moongate.http.question
+---@field method string|nil GET unless given
+---@field url string|nil
+---@field upstream userdata|nil what route:upstream() gave, instead of a url
+---@field path string|nil of the upstream
+---@field headers table<string, string|string[]>|nil
+---@field body string|nil
+---@field timeout number|nil seconds
+---@field max_body integer|nil bytes of the answer
+
+---@class moongate.http
+---@field request fun(question: moongate.http.question): moongate.http.response|nil, string|nil
+
+--- `http.request { method, url or upstream with path, headers, body, timeout, max_body }`: waits for an HTTP answer; nil and why when none comes. GET, 5
+--- seconds and 64 KiB unless it says otherwise. Redirects are not followed, certificates of https are verified, addresses come from the cluster's names.
+---@type moongate.http
+moongate.http = { request = core.http_request }
+
 ------------------------------------------------------------------------------------------------------------------- URIs
 
 local uri = { escape = core.uri.escape, unescape = core.uri.unescape }

@@ -17,6 +17,9 @@
 --   answers            the same by endpoint address, or "refuse"
 --   allow_findings     do not raise on the first complaint; they are in route.findings
 -- route:request { method, host, uri, headers, body, scheme, client }     client: the address that it comes from
+--   http               answers the requests of policies, which are not sent: function({ method, url, upstream = "name:port" or nil, path, headers, body,
+--                      timeout }) -> { status, headers, body }, or nil and why; `testing.route` takes one for all requests too
+--   Sleeping takes no time, but the clock moves by it, for all that looks at time: moongate.time, timeouts, exchange.duration.
 --   body: text, or a list of texts, which are sent as chunks; late_body: what the client sends after a pause, where headers say that it comes
 --   -> { status, response = { headers, all, body }, sent = { method, uri, host, headers, body } or nil,
 --   upstream = "default", a service's "name:port" or nil, endpoint, attempts, log = { lines } }
@@ -326,7 +329,7 @@ Route.__index = Route
 function testing.route(spec)
   local route = setmetatable({
     host = spec.host or "_", findings = {}, policies = {}, host_set = {}, upstream_names = {}, services = {},
-    answer = spec.answer, answers = spec.answers or {},
+    answer = spec.answer, answers = spec.answers or {}, http = spec.http,
   }, Route)
   attach(route, spec, caller_directory())
   if not spec.allow_findings then
@@ -340,6 +343,32 @@ function testing.route(spec)
   return route
 end
 
+--- Headers as names and values in turn, since C cannot know the order of a table.
+local function flat_fields(headers)
+  local fields = {}
+  for name, value in pairs(headers or {}) do
+    for _, item in ipairs(type(value) == "table" and value or { value }) do
+      fields[#fields + 1] = tostring(name)
+      fields[#fields + 1] = tostring(item)
+    end
+  end
+  return fields
+end
+
+--- `http` as C calls it.
+function Route:answerer(http)
+  if not http then return nil end
+  return function(request)
+    if request.upstream then
+      request.upstream = self.upstream_names[request.upstream] or request.upstream
+      request.path, request.url = request.url:match("^http://[^/]+(.*)$"), nil
+    end
+    local answer, problem = http(request)
+    if not answer then return nil, problem end
+    return { status = answer.status, body = answer.body, fields = flat_fields(answer.headers) }
+  end
+end
+
 --- Sends one request on a new connection.
 ---@param request table
 ---@return table result see the top of this file
@@ -349,7 +378,7 @@ function Route:request(request)
   local is_https = request.scheme == "https"
   local host = self.host == "_" and "example.test" or self.host
   local traffic, problem = self.world:exchange(request_bytes(request, host), is_https, is_https and 443 or 80, answers,
-    request.client or "127.0.0.1", request.late_body)
+    request.client or "127.0.0.1", request.late_body, self:answerer(request.http or self.http))
   if not traffic then error("route:request: " .. problem, 0) end
   local status, response = parse_response(traffic.client)
   local result = { status = status, response = response, bytes = traffic.client, attempts = #traffic.received, log = {} }

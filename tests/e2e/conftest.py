@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import harness  # noqa: E402
+from names import Dns  # noqa: E402
 from origin import Origin  # noqa: E402
 
 
@@ -22,6 +23,19 @@ def echo():
     yield start
     for one in started:
         one.stop()
+
+
+@pytest.fixture
+def dns():
+    started = []
+
+    def start(names, **more):
+        started.append(Dns(names, **more))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -24,8 +24,8 @@ local moongate = require "moongate"
 local policy = { name = "probe", summary = "Pushes against limits.", annotations = { probe = { type = "boolean", doc = "On." } } }
 function policy.attach(route, annotations)
   if not annotations.probe then return end
-  route:set("hook_timeout", 0.2)
-  return { steps = moongate.regex "^(a+)+$", depth = moongate.regex "^(?:(a)|b)*[cd]", heap = moongate.regex("^(?:(a)|b)*[cd]" .. ("(x)?"):rep(100)) }
+  route:set("hook_timeout", 1)
+  return { origin = route:upstream "origin:80", steps = moongate.regex "^(a+)+$", depth = moongate.regex "^(?:(a)|b)*[cd]", heap = moongate.regex("^(?:(a)|b)*[cd]" .. ("(x)?"):rep(100)) }
 end
 local hits = moongate.counter("hits", { "text" }, "Hits.")
 local deeds = {}
@@ -36,6 +36,7 @@ function deeds.variables(exchange) for i = 1, 17 do exchange.variables:set("v" .
 function deeds.variable(exchange) exchange.variables:set("v", ("a"):rep(1024)) end
 function deeds.long_wait() moongate.sleep(60) end
 function deeds.body(exchange) assert(not exchange.request:body { max = 2 }) end
+function deeds.answer(_, config) assert(not moongate.http.request { upstream = config.origin, path = "/large" }) end
 function deeds.series(exchange) for i = 1, 300 do hits:add(1, i) end end
 function deeds.series_bytes(exchange) hits:add(1, ("a"):rep(513)) end
 local dict = moongate.shared.dict "d1"
@@ -61,6 +62,7 @@ ANSWERS = {
     "/name": b"HTTP/1.1 200 OK\r\n" + b"X" * 300 + b": a\r\nContent-Length: 0\r\n\r\n",
     "/options": b"HTTP/1.1 200 OK\r\nConnection: " + b"a," * 40 + b"a\r\nContent-Length: 0\r\n\r\n",
     "/informational": b"HTTP/1.1 102 Processing\r\n\r\n" * 9 + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "/large": b"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70000,
     "/chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"a" * 300 + b"\r\na\r\n0\r\n\r\n",
     "/trailer": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"a" * 9000 + b"\r\n\r\n",
     "/trailer-fields": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: a\r\n" * 200 + b"\r\n",
@@ -249,6 +251,8 @@ CASES = {
     "WAITING": "test_script_waiting",
     "HOOK_MS": [probes("long_wait", 504)],
     "HOOK_BODY_BYTES": [asks("/body", 200, "probe.example", body=b"abc", method="POST")],
+    "HTTP_CALLS": "test_script_http",
+    "HTTP_ANSWER_BYTES": [probes("answer")],
     "PASSES": [asks("/", 508, "app.example", {"CDN-Loop": ", ".join(["moongate"] * 8)})],
     "JSON_DEPTH": "test_kube_api",
     "API_ITEM_BYTES": "test_kube_api",
