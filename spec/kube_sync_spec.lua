@@ -367,7 +367,7 @@ describe("check", function()
   it("lists everything, with annotations that nothing reads", function()
     local run = kube.start { is_check = true, flags = { configmap = "default/s" }, files = {
       ["a.yaml"] = kube.ingress { annotations = { ["ssl-redirect"] = "nope", ["no-such-thing"] = "1",
-        ["enable-cors"] = "true", ["configuration-snippet"] = "x" } }
+        ["enable-opentelemetry"] = "true", ["configuration-snippet"] = "x" } }
         .. "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: { name: d }\n",
       ["c.yaml"] = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: s }\ndata: { use-gzip: 'true' }\n" } }
     assert.equal(0, #run.messages)
@@ -376,7 +376,7 @@ describe("check", function()
     for i, line in ipairs(lines) do texts[i] = line.level .. " " .. line.text end
     local text = table.concat(texts, "\n")
     assert.matches("no-such-thing: is not a known annotation", text, 1, true)
-    assert.matches("warn [^\n]*enable%-cors: is not yet supported", text)
+    assert.matches("warn [^\n]*enable%-opentelemetry: is not yet supported", text)
     assert.matches("warn [^\n]*configuration%-snippet: is nginx configuration text", text)
     assert.matches("use-gzip: is not supported yet", text, 1, true)
     assert.matches("kinds that are not used: 1 Deployment", text, 1, true)
