@@ -29,7 +29,7 @@ cluster.KINDS = KINDS
 ---@field clock fun(): number
 ---@field random fun(): number
 ---@field uses fun(kind: string, id: string): boolean does anything still name this Secret or ConfigMap?
----@field namespaces_changed fun() the set of watched namespaces is another
+---@field namespace_changed fun(name: string) it is watched now, or no longer
 ---@field policies_in string|nil namespace whose labelled ConfigMaps hold policies
 ---@field policies_changed fun(name: string, data: table<string, string>|nil)
 ---@field restarted fun(count: integer)|nil a watch had to begin anew
@@ -172,13 +172,13 @@ function cluster:start()
         local name = id:sub(2)
         if not self.namespaces[name] then
           self.namespaces[name] = true
-          self.options.namespaces_changed()
+          self.options.namespace_changed(name)
         end
         self.is_dirty = true
       end,
       remove = function(id)
         self.namespaces[id:sub(2)] = nil
-        self.options.namespaces_changed()
+        self.options.namespace_changed(id:sub(2))
         self.is_dirty = true
       end,
     })

@@ -133,6 +133,7 @@ end
 --- Sends what the rate allows. Returns when the next turn is due.
 ---@return number
 function events:tick()
+  if not self.options.is_speaker() then self.queue, self.head, self.tail = {}, 1, 0 end
   if self.head > self.tail then return math.huge end
   local now = self.options.clock()
   self.allowance = math.min(BURST, self.allowance + (now - self.counted_at) * RATE)
@@ -143,7 +144,10 @@ function events:tick()
     self.head, self.allowance = self.head + 1, self.allowance - 1
     send(self, item, now)
   end
-  return self.head <= self.tail and now + 1 / RATE or math.huge
+  if self.head <= self.tail then return now + 1 / RATE end
+  if self.dropped > 0 then self.options.log("warn", "Events left out", tostring(self.dropped)) end
+  self.dropped = 0
+  return math.huge
 end
 
 return events

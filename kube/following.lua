@@ -46,8 +46,11 @@ function following.attach(sync, options)
   sync.cluster = cluster.new {
     client = options.client, flags = flags, store = sync.store, log = native.log, clock = clock, random = options.random or math.random,
     uses = function(kind, id) return sync:uses(kind, id) end,
-    namespaces_changed = function()
-      for id in sync.store:each("Ingress") do sync:check_ingress(id) end
+    namespace_changed = function(name)
+      local prefix = name .. "/"
+      for id in sync.store:each("Ingress") do
+        if id:sub(1, #prefix) == prefix then sync:check_ingress(id) end
+      end
     end,
     ingress_seen = function(id, raw) sync.status:note(id, raw) end,
     restarted = function(count) sync.gauges:watch_restarts(count) end,

@@ -286,9 +286,18 @@ describe("a cluster", function()
     local run = start(server, { ["watch-namespace-selector"] = "team=web" })
     assert.is_table(run.units["host shop.test"])
     assert.is_nil(run.units["host far.test"])
+    local check, checked = run.sync.check_ingress, {}
+    function run.sync.check_ingress(self, id)
+      checked[#checked + 1] = id
+      return check(self, id)
+    end
     server:apply { apiVersion = "v1", kind = "Namespace", metadata = { name = "far", labels = { team = "web" } } }
     run.turn()
     assert.is_table(run.units["host far.test"])
+    assert.same({ "far/far" }, checked) -- and not every Ingress that there is
+    server:delete("Namespace", "/far")
+    run.turn()
+    assert.is_nil(run.units["host far.test"])
   end)
 end)
 

@@ -1,6 +1,7 @@
 -- The Lease and the status at the edges: what is under way when we begin to lead, lead no longer, or end. Answers are given by hand.
 require "spec.kube_support" -- brings moongate.kube
 local json = require "cjson"
+local events = require "kube.events"
 local lease = require "kube.lease"
 local status = require "kube.status"
 
@@ -8,6 +9,7 @@ local status = require "kube.status"
 local function hand()
   local made = { now = 0, asked = {} }
   function made.ask(_, request, done) made.asked[#made.asked + 1] = { name = request.method .. " " .. request.path, request = request, done = done } end
+  function made.uid() return "uid" end
   function made.find(pattern)
     for i, item in ipairs(made.asked) do
       if item.name:find(pattern) then return item, i end
@@ -151,5 +153,42 @@ describe("the status of Ingresses", function()
     made.status:note("shop/web", nil)
     made.answer("PUT .*status", 200)
     assert.is_false(made.status.written:has "shop/web")
+  end)
+end)
+
+describe("Events", function()
+  local function speaking()
+    local made = hand()
+    made.is_speaker, made.logged = true, {}
+    made.events = events.new(with(made.options, { is_speaker = function() return made.is_speaker end,
+      log = function(_, message, detail) made.logged[#made.logged + 1] = message .. ": " .. detail end }))
+    made.say = function(count)
+      for i = 1, count do made.events:say("Ingress shop/web", "Warning", "Problem", "text " .. i) end
+    end
+    return made
+  end
+
+  it("that wait are not sent by one that leads no longer", function()
+    local made = speaking()
+    made.say(100)
+    made.events:tick()
+    local sent = #made.asked
+    assert.is_true(sent > 0 and sent < 100)
+    made.is_speaker = false
+    made.now = 60
+    assert.equal(math.huge, made.events:tick())
+    made.is_speaker = true
+    made.events:tick()
+    assert.equal(sent, #made.asked)
+  end)
+
+  it("that are too many are told of in the log", function()
+    local made = speaking()
+    made.say(600)
+    for _ = 1, 200 do
+      made.events:tick()
+      made.now = made.now + 1
+    end
+    assert.same({ "Events left out: 100" }, made.logged)
   end)
 end)
