@@ -210,14 +210,14 @@ end
 --- Attaches the policies of one host to this Ingress alone.
 local function judge_host(self, ingress, short, host, rest)
   local sync = self.sync
-  sync.reviewing = self
+  sync.reviewing, sync.builder = self, nil
   local made = attaching.host {
     name = host, ingresses = { ingress }, short = function() return short end, has_tls = #ingress.tls > 0, settings = sync.raw_settings,
     set = sync.policies.set, https_port = sync.https_port, has_stood = function() return false end,
     rest = function()
       sync.reviewing = nil
       local has_rested = rest()
-      sync.reviewing = self
+      sync.reviewing, sync.builder = self, nil
       return has_rested
     end,
   }

@@ -263,7 +263,10 @@ function attaching.host(input)
   for i, body in ipairs(made.body.routes) do -- one bad guard closes all routes of its Ingress
     body.denied = body.denied or denied_by[body.ingress]
     body.ingress = nil
-    if made.body.regex then set_regex(made, body, routes[i]) end
+    if made.body.regex then
+      set_regex(made, body, routes[i])
+      if input.rest then input.rest() end
+    end
   end
   for _, route in ipairs(shadowed) do
     made.findings[#made.findings + 1] = { level = "warn", key = route.ingress.key,

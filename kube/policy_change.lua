@@ -1,4 +1,5 @@
 --- A new policy set: which hosts it touches, and its publication as one change when all of them are attached. Until then the old set goes on serving.
+local large_host = require "kube.large_host"
 local scopes = require "kube.scopes"
 local world = require "kube.world"
 
@@ -50,17 +51,36 @@ function policy_change.begin(self, paths)
   self.pass = { set = set, todo = todo, built = {}, users = {}, all = is_all, affects = is_touched }
 end
 
---- Attaches one host, if one is left. Until all are, what it names is noted here and not in the world.
----@param self table the sync, in a pass
----@return boolean is_done
-function policy_change.step(self)
-  local pass = self.pass
-  local host = next(pass.todo)
-  if not host then return true end
-  pass.todo[host] = nil
-  local made = self:build(host, pass.set)
+local function note(pass, host, made)
   pass.built[host] = made
   for key in pairs(made and made.users or {}) do world.add(pass.users, key, host) end
+end
+
+--- Attaches one host, if one is left, or a part of one. Until all are, what it names is noted here and not in the world.
+---@param self table the sync, in a pass
+---@param deadline number monotonic seconds, for a large host
+---@return boolean is_done
+function policy_change.step(self, deadline)
+  local pass = self.pass
+  local one, host = pass.large, next(pass.todo)
+  if not one and not host then return true end
+  if not one then
+    pass.todo[host] = nil
+    if not large_host.is(self, host) then
+      note(pass, host, self:build(host, pass.set))
+      return false
+    end
+    one = large_host.begin(self, host, pass.set)
+  end
+  pass.large = nil -- an error ends it
+  local is_built, made = large_host.step(self, one, deadline)
+  if not is_built then
+    pass.large = one
+  elseif one.is_stale then
+    pass.todo[one.host] = true
+  else
+    note(pass, one.host, made)
+  end
   return false
 end
 

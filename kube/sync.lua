@@ -10,6 +10,7 @@ local classes = require "kube.classes"
 local files = require "kube.files"
 local findings = require "kube.findings"
 local gauges = require "kube.gauges"
+local large_host = require "kube.large_host"
 local model = require "kube.model"
 local policies = require "kube.policies"
 local policy_change = require "kube.policy_change"
@@ -231,6 +232,7 @@ end
 
 --- The values that all users of an upstream share are others now.
 function sync:touch_sharers(upstream)
+  large_host.touch(self)
   for holder in world.each(self.world.upstreams:get(upstream)) do
     if holder ~= world.SETTINGS then self.dirty.hosts[holder] = true end
   end
@@ -323,6 +325,7 @@ end
 function sync:touch_users(key)
   for host in pairs(self.world.users[key] or {}) do self.dirty.hosts[host] = true end
   policy_change.touch(self, key)
+  large_host.touch(self, function(one) return one.users ~= nil and one.users[key] end)
 end
 
 function apply.Secret(self, id)
@@ -428,6 +431,7 @@ function sync:build_settings()
   end
   if self.is_ready and (not same(raw, self.raw_settings) or before["service-upstream"] ~= own["service-upstream"]) then
     self:judge_again()
+    large_host.touch(self)
     for host in self.hosts:each() do self:enqueue(host) end
   end
   self.raw_settings = raw
@@ -450,8 +454,9 @@ function sync:ingresses_of(host)
   return list
 end
 
---- Builds a host under a policy set; nil if nothing makes it up.
-function sync:build(host, set)
+--- Builds a host under a policy set; nil if nothing makes it up. `rest`: as attaching.host wants it, where the host is built in slices.
+function sync:build(host, set, rest)
+  self.builder = rest -- whose host the policies attach to now
   local ingresses = self:ingresses_of(host)
   if #ingresses == 0 then return nil end
   local has_tls, certificate, problem, looked = model.certificate(host, ingresses, function(id, name) return self.certificates:covers(id, name) end)
@@ -459,14 +464,15 @@ function sync:build(host, set)
   local covering = not has_tls and above and self:host(above)
   if covering then has_tls, certificate = covering.has_tls == true, covering.certificate end
   self.users = {}
+  for _, id in ipairs(looked) do self.users["secret " .. id] = true end
   local denied = self:missing_guard(set)
   local made = attaching.host {
     name = host, ingresses = ingresses, short = function(ingress) return self:short(ingress) end, has_tls = has_tls, certificate = certificate,
     settings = self.raw_settings, set = set, denied = denied, service_upstream = self.own["service-upstream"],
     scopes = self.scopes, https_port = self.https_port,
-    has_stood = function(ingress) return self:version(self.good, ingress.id) == ingress.version end,
+    has_stood = function(ingress) return self:version(self.good, ingress.id) == ingress.version end, rest = rest,
   }
-  for _, id in ipairs(looked) do self.users["secret " .. id] = true end
+  if rest then large_host.encode(made.body.routes, rest) end
   made.users, self.users = self.users, nil
   made.has_tls, made.certificate = has_tls, certificate
   if problem then table.insert(made.findings, 1, { level = "warn", key = problem.key, text = problem.text }) end
@@ -479,6 +485,7 @@ end
 
 --- A wildcard's certificate serves hosts one label below that have no tls section of their own: what it is has changed.
 function sync:touch_below(wildcard)
+  large_host.touch(self, function(one) return model.wildcard_above(one.host) == wildcard end)
   for host in self.hosts:each() do
     if model.wildcard_above(host) == wildcard then self.dirty.hosts[host] = true end
   end
@@ -545,9 +552,14 @@ function sync:note_settings(list)
   end
 end
 
---- Builds and commits under the live set. Rejections make other hosts dirty.
+--- Builds and commits under the live set.
 function sync:rebuild(host)
-  local made = self:build(host, self.policies.set)
+  large_host.forget(self, host)
+  self:take_over(host, self:build(host, self.policies.set))
+end
+
+--- Commits what was built under the live set. Rejections make other hosts dirty.
+function sync:take_over(host, made)
   local is_refused = false
   for ingress, text in pairs(made and made.rejected or {}) do
     if self:version(self.placed, ingress.id) == ingress.version and self:version(self.good, ingress.id) ~= ingress.version then
@@ -557,10 +569,12 @@ function sync:rebuild(host)
   end
   if is_refused then return end -- it is dirty again, without the refused ones
   for _, ingress in ipairs(made and made.ingresses or {}) do
-    if not self.rejected[ingress.id] then self:note_version(self.good, ingress.id, ingress.version) end
+    local is_current = self:version(self.placed, ingress.id) == ingress.version -- not so where the host was built in slices, perhaps
+    if is_current and not self.rejected[ingress.id] then self:note_version(self.good, ingress.id, ingress.version) end
   end
   self:commit(host, made)
   if self.pass then
+    large_host.forget(self, host)
     self.pass.built[host] = nil
     self.pass.todo[host] = made and (self.pass.all or self.pass.affects(made)) or nil
   end
@@ -673,7 +687,7 @@ end
 ---@param now number monotonic seconds
 function sync:take_in(now) self.taken_at = self.taken_at or now end
 
-function sync:has_work() return self.pass ~= nil or self.queue[self.queue_head or 1] ~= nil or next(self.dirty.hosts) ~= nil end
+function sync:has_work() return self.pass ~= nil or self.large ~= nil or self.queue[self.queue_head or 1] ~= nil or next(self.dirty.hosts) ~= nil end
 
 --- Everything that was taken in is sent.
 function sync:rest()
@@ -697,7 +711,7 @@ function sync:flush()
     if #hosts == 0 then break end
     local at_once = self.is_ready and MAX_AT_ONCE or #hosts
     for i, host in ipairs(hosts) do
-      if i <= at_once then self:rebuild(host) else self:enqueue(host) end
+      if i > at_once or (self.is_ready and large_host.is(self, host)) then self:enqueue(host) else self:rebuild(host) end
     end
   end
   if self.cluster and not self.is_ready and self.cluster:is_pending() then return end -- what hosts asked for is still to come
@@ -759,17 +773,19 @@ end
 function sync:work(seconds)
   local deadline = native.clock() + seconds
   local head = self.queue_head or 1
-  while self.queue[head] and native.clock() < deadline do
-    local host = self.queue[head]
-    self.queue[head], self.queued[host] = nil, nil
-    head = head + 1
-    self:rebuild(host)
+  while (self.large or self.queue[head]) and native.clock() < deadline do
+    if large_host.work(self, deadline) and self.queue[head] then
+      local host = self.queue[head]
+      self.queue[head], self.queued[host] = nil, nil
+      head = head + 1
+      if large_host.is(self, host) then self.large = large_host.begin(self, host, self.policies.set) else self:rebuild(host) end
+    end
   end
   self.queue_head = head
   if not self.queue[head] then self.queue, self.queue_head = {}, 1 end
   if next(self.dirty.hosts) then self:flush() elseif #self.message > 0 or self.has_part then self:finish_message() end
   while self.pass and native.clock() < deadline do
-    if policy_change.step(self) then policy_change.finish(self) end
+    if policy_change.step(self, deadline) then policy_change.finish(self) end
   end
   self:rest()
   return self:has_work(), next(self.files.unread) ~= nil

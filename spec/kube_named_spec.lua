@@ -72,7 +72,7 @@ describe("many Secrets that are named", function()
 
   it("are followed by one watch, as far as they are there and named", function()
     local server = basic()
-    many(server, 1, 300)
+    many(server, 1, 100)
     server:apply(secret("idle", "Opaque"))
     server:apply(secret("of-helm", "helm.sh/release.v1"))
     server:apply(secret("gone", "Opaque"))
@@ -82,7 +82,7 @@ describe("many Secrets that are named", function()
     for i = 1, #run.messages - 1 do assert.is_true(run.parts[i]) end
     assert.equal(0, watches(server, is_by_name))
     assert.equal(2, watches(server, is_of_kind))
-    for i = 1, 300 do assert.equal("a", data_of(run, "opaque-" .. i)) end
+    for i = 1, 100 do assert.equal("a", data_of(run, "opaque-" .. i)) end
     assert.is_nil(data_of(run, "idle"))
     server:apply(secret("opaque-7", "Opaque", "bmV3"))
     server:delete("Secret", "default/gone")
@@ -96,7 +96,7 @@ describe("many Secrets that are named", function()
     assert.equal("a", data_of(run, "idle"))
     assert.equal("a", data_of(run, "late"))
     assert.equal(0, watches(server, is_by_name))
-    for i = 1, 300 do server:delete("Ingress", "default/host-" .. i) end
+    for i = 1, 100 do server:delete("Ingress", "default/host-" .. i) end
     run.turn(130)
     assert.is_nil(data_of(run, "opaque-7"))
     server:apply(secret("opaque-8", "Opaque", "bmV3"))
