@@ -112,13 +112,13 @@ end
 
 -- ---- asking for it ----
 
---- Asks for one object; `done(object)` or `done(nil)` with a line in the log.
+--- Asks for one object; `done(object)`, or `done(nil, status)` with a line in the log.
 local function get(self, path, done)
   self.options.cluster:ask({ method = "GET", path = path, timeout = 10 }, function(code, text)
     local object = code == 200 and json.decode(text)
     if type(object) == "table" then return done(object) end
     self:complain(("%s: %s"):format(path, code and "the API server answers " .. code or text))
-    done(nil)
+    done(nil, code)
   end)
 end
 
@@ -137,20 +137,28 @@ local function ask_own_pods(self, done)
   end)
 end
 
+--- A node that is gone has no address; one that could not be asked may have one.
 local function ask_nodes(self, pods, done)
-  local names, nodes, left = {}, {}, 0
+  local names, nodes, seen, asked, left, is_known = {}, {}, {}, 0, 0, true
   for _, pod in ipairs(pods) do
     local name = members(pod, "spec").nodeName
-    if is_text(name) then names[name] = true end
+    if is_text(name) and not seen[name] then
+      seen[name], names[#names + 1] = true, name
+    end
   end
-  for _ in pairs(names) do left = left + 1 end
-  if left == 0 then return done(nodes) end
-  for name in pairs(names) do
-    get(self, "/api/v1/nodes/" .. name, function(node)
-      nodes[name], left = node, left - 1
-      if left == 0 then done(nodes) end
-    end)
+  local function ask()
+    if asked == #names and left == 0 then return done(is_known and nodes or nil) end
+    while asked < #names and left < AT_ONCE do
+      asked, left = asked + 1, left + 1
+      local name = names[asked]
+      get(self, "/api/v1/nodes/" .. name, function(node, code)
+        nodes[name], left = node, left - 1
+        is_known = is_known and (node ~= nil or code == 404)
+        ask()
+      end)
+    end
   end
+  ask()
 end
 
 --- `done(canonical)`, or `done(nil)` when it cannot be told now.
@@ -167,7 +175,9 @@ local function ask_addresses(self, done)
   else
     ask_own_pods(self, function(pods)
       if not pods then return done(nil) end
-      ask_nodes(self, pods, function(nodes) done(status.of_nodes(pods, nodes, flags["report-node-internal-ip-address"] == "true")) end)
+      ask_nodes(self, pods, function(nodes)
+        done(nodes and status.of_nodes(pods, nodes, flags["report-node-internal-ip-address"] == "true"))
+      end)
     end)
   end
 end

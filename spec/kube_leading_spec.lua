@@ -146,6 +146,40 @@ describe("the status of Ingresses", function()
     assert.is_true(made.is_done)
   end)
 
+  local function on_nodes(count)
+    local made = hand()
+    made.ingresses = shelf.new()
+    made.ingresses:put("shop/web", "a version")
+    made.status = status.new(with(made.options, { flags = {}, ingresses = function() return made.ingresses end }))
+    made.status:note("shop/web", { status = { loadBalancer = { ingress = { { ip = "192.0.2.1" } } } } })
+    made.status:lead(true)
+    made.status:tick()
+    made.answer("pods/pod%-0", 200, { metadata = { name = "pod-0", labels = { app = "moongate" } } })
+    local pods = {}
+    for i = 1, count do pods[i] = { spec = { nodeName = "node-" .. i }, status = { conditions = { { type = "Ready", status = "True" } } } } end
+    made.answer("pods%?", 200, { items = pods })
+    return made
+  end
+
+  it("stays when a node cannot be asked, and not when it is gone", function()
+    for _, code in ipairs { 500, 403, 404 } do
+      local made = on_nodes(2)
+      made.answer("nodes/node%-1", code)
+      made.answer("nodes/node%-2", 200, { status = { addresses = { { type = "ExternalIP", address = "192.0.2.2" } } } })
+      assert.equal(code == 404, made.find "ingresses/web" ~= nil)
+    end
+  end)
+
+  it("asks ten nodes at once", function()
+    local made = on_nodes(25)
+    for i = 1, 25 do
+      assert.equal(math.min(10, 26 - i), #made.asked)
+      made.answer("nodes/", 200, { status = { addresses = { { type = "ExternalIP", address = "192.0.2." .. i } } } })
+    end
+    made.answer("GET .*ingresses/web", 200, { metadata = { name = "web" } })
+    assert.equal(25, #json.decode(made.find("PUT").request.body).status.loadBalancer.ingress)
+  end)
+
   it("of an Ingress that is gone is forgotten, though its writing ends later", function()
     local made = following(nil)
     made.answer("GET .*ingresses/web", 200, made.ingress(nil))
