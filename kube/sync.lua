@@ -656,11 +656,11 @@ function sync:build_name(name)
   self:send("host", name, owner and native.encode { owner = owner, redirect = kind == "redirect" })
 end
 
-local function take(set)
+local function take(set, is_kept)
   local list = {}
   for key in pairs(set) do
     list[#list + 1] = key
-    set[key] = nil
+    if not is_kept then set[key] = nil end
   end
   table.sort(list)
   return list
@@ -707,10 +707,11 @@ function sync:flush()
   if not self.is_ready then self:send("policies", "policies", self.policies.set.key) end
   for _ = 1, 4 do -- a refusal makes hosts dirty again
     self.scopes:settle(function(name) self:touch_sharers(name) end)
-    local hosts = take(self.dirty.hosts)
+    local hosts = take(self.dirty.hosts, true)
     if #hosts == 0 then break end
     local at_once = self.is_ready and MAX_AT_ONCE or #hosts
     for i, host in ipairs(hosts) do
+      self.dirty.hosts[host] = nil -- one by one: an error of ours ends the turn for one of them, not for all
       if i > at_once or (self.is_ready and large_host.is(self, host)) then self:enqueue(host) else self:rebuild(host) end
     end
   end

@@ -247,6 +247,27 @@ describe("the sync", function()
     end
   end)
 
+  it("goes on with the other hosts when one cannot be built", function()
+    local files = { ["w.yaml"] = kube.service("web") .. "---\n" .. kube.slice("web") }
+    for i = 1, 9 do files["i" .. i .. ".yaml"] = kube.ingress { name = "i" .. i, host = ("h%d.test"):format(i) } end
+    local run = kube.start { files = files }
+    local build = run.sync.build
+    function run.sync.build(self, host, ...)
+      assert(host ~= "h5.test", "a mistake of ours")
+      return build(self, host, ...)
+    end
+    local paths = {}
+    for i = 1, 9 do
+      paths[i] = run.directory .. "/i" .. i .. ".yaml"
+      kube.write(paths[i], kube.ingress { name = "i" .. i, host = ("h%d.test"):format(i), annotations = { ["proxy-read-timeout"] = "7" } })
+    end
+    assert.has_error(function() run.sync:change(paths) end) -- the thread logs it, and takes its next turn
+    while run.sync:work(1) do end
+    for i = 1, 9 do
+      assert.equal(i ~= 5 and 7 or nil, run.units[("host h%d.test"):format(i)].routes[1].settings.read_timeout)
+    end
+  end)
+
   it("slices what is too much for one turn", function()
     local run = kube.start { files = { ["w.yaml"] = WEB } }
     local list = {}
