@@ -3,6 +3,7 @@ require "spec.kube_support" -- brings moongate.kube
 local json = require "cjson"
 local events = require "kube.events"
 local lease = require "kube.lease"
+local shelf = require "kube.shelf"
 local status = require "kube.status"
 
 --- A cluster that keeps what is asked. `made.answer(pattern, status, body)` answers the oldest request that matches "METHOD path".
@@ -75,10 +76,10 @@ end)
 describe("the status of Ingresses", function()
   local function following(addresses)
     local made = hand()
-    made.ingresses = { ["shop/web"] = {} }
+    made.ingresses = shelf.new()
+    made.ingresses:put("shop/web", "a version")
     local flags = { ["publish-service"] = "system/front" }
-    local shelf = { each = function() return pairs(made.ingresses) end, has = function(_, id) return made.ingresses[id] ~= nil end }
-    made.status = status.new(with(made.options, { flags = flags, ingresses = function() return shelf end }))
+    made.status = status.new(with(made.options, { flags = flags, ingresses = function() return made.ingresses end }))
     made.service = function(ip) return { spec = { type = "LoadBalancer" }, status = { loadBalancer = { ingress = { { ip = ip } } } } } end
     made.ingress = function(ip) return { metadata = { name = "web" }, status = { loadBalancer = { ingress = ip and { { ip = ip } } or {} } } } end
     made.status:note("shop/web", made.ingress(addresses))
@@ -118,7 +119,7 @@ describe("the status of Ingresses", function()
   it("is empty at the end, whatever was asked before", function()
     local made = following "192.0.2.1"
     for i = 1, 11 do -- more than are written at once
-      made.ingresses["shop/more-" .. i] = {}
+      made.ingresses:put("shop/more-" .. i, "a version")
       made.status:note("shop/more-" .. i, made.ingress "192.0.2.1")
     end
     made.now = 60
@@ -183,10 +184,10 @@ describe("the status of Ingresses", function()
   it("of an Ingress that is gone is forgotten, though its writing ends later", function()
     local made = following(nil)
     made.answer("GET .*ingresses/web", 200, made.ingress(nil))
-    made.ingresses = {}
+    made.ingresses = shelf.new()
     made.status:note("shop/web", nil)
     made.answer("PUT .*status", 200)
-    assert.is_false(made.status.written:has "shop/web")
+    assert.is_nil(made.status.written:get "shop/web")
   end)
 end)
 
