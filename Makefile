@@ -50,7 +50,7 @@ UNIT_TESTS := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(wildcard tests/unit/test
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(OUT)/fuzz/replay_%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: help deps build dev fuzz tsan all-tests test test-long unit spec e2e check test-cluster bench lint format format-check install image run clean churn layering
+.PHONY: help deps build dev fuzz tsan all-tests test test-long unit spec e2e check test-cluster bench docs lint format format-check install image run clean churn layering
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -141,11 +141,13 @@ check: build/.deps ## layering, sizes, format, luacheck
 	@bash tests/run.sh check
 churn: build ## 30 s of configuration changes under load
 	@python3 tests/e2e/churn.py --binary build/moongate --seconds 30
+docs: build/.deps ## writes docs/policies.md and docs/annotations.md anew from the sources
+	@bash tests/run.sh docs
 bench: build ## CPU per request beside nginx and HAProxy
 	@bash tests/bench/run.sh
 lint: build/.deps ## clang-tidy with its static analyzer, and luacheck
 	@$(MAKE) --no-print-directory -s -k -j$$(nproc) linted
-	@luacheck -q lua policies kube spec
+	@luacheck -q lua policies kube spec docs
 format: build/.deps ## clang-format in place
 	@$(CLANG_FORMAT) -i $$(git ls-files '*.c' '*.h')
 format-check: build/.deps ## says which C files `make format` would change

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests and ends with "N passed, N failed". A skipped test, a crashed program and a missing tool count as failed.
-#   tests/run.sh [all|unit|spec|e2e|check|churn|fuzz|long|cluster]
+#   tests/run.sh [all|unit|spec|docs|e2e|check|churn|fuzz|long|cluster]
 set -uo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-all}
@@ -102,6 +102,12 @@ run_spec() {
     LUA_CPATH="$PWD/build/dev/lib/?.so;;" timeout 600 luajit /usr/bin/busted --output=TAP --pattern=_spec spec policies/examples
 }
 
+run_docs() {
+  build dev library || return
+  one docs env LD_PRELOAD="$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 LUA_PATH="$PWD/lua/?.lua;$PWD/lua/?/init.lua;;" LUA_CPATH="$PWD/build/dev/lib/?.so;;" \
+    luajit docs/generate.lua "$PWD"
+}
+
 # pytest over a folder: its last line is counted.
 pytests() { # name, seconds, folder...
   local name=$1 out="$log/$1.log" line n status bad=0
@@ -145,13 +151,14 @@ case $what in
   check) run_check ;;
   unit) run_unit ;;
   spec) run_spec ;;
+  docs) run_docs ;;
   e2e) run_e2e ;;
   churn) run_churn release 30 ;;
   cluster) run_cluster ;;
   fuzz) run_fuzz "${FUZZ_SECONDS:-60}" ;;
   long) run_threaded_units; run_churn tsan 30 --workers 4; run_fuzz "${FUZZ_SECONDS:-20}" ;;
   all) run_check; run_unit; run_spec; run_e2e; run_churn release 30 ;;
-  *) echo "usage: tests/run.sh [all|unit|spec|e2e|check|churn|fuzz|long|cluster]" >&2; exit 2 ;;
+  *) echo "usage: tests/run.sh [all|unit|spec|docs|e2e|check|churn|fuzz|long|cluster]" >&2; exit 2 ;;
 esac
 
 printf '\n%d passed, %d failed\n' "$passed" "$failed"

@@ -12,38 +12,38 @@
 /* X(name, type, default, unit). Types: SECONDS (number, kept as milliseconds), BYTES, INTEGER, FLAG,
  * TEXT (span; template text where said), ENUM by its table, RETRY (list of words -> bits). */
 #define ROUTE_SETTINGS(X) \
-  X(connect_timeout, SECONDS, 5000, "seconds") \
-  X(read_timeout, SECONDS, 60000, "seconds") \
-  X(send_timeout, SECONDS, 60000, "seconds") \
-  X(body_limit, BYTES, LIMIT_BODY_BYTES, "bytes, 0 = none") \
-  X(request_body_buffer, BYTES, LIMIT_BODY_BUFFER_BYTES, "bytes") \
+  X(connect_timeout, SECONDS, 5000, "until an endpoint is connected") \
+  X(read_timeout, SECONDS, 60000, "between two reads of the answer") \
+  X(send_timeout, SECONDS, 60000, "between two writes of the request") \
+  X(body_limit, BYTES, LIMIT_BODY_BYTES, "largest body of a request, 0 = no limit") \
+  X(request_body_buffer, BYTES, LIMIT_BODY_BUFFER_BYTES, "what is held of a body") \
   X(head_limit, BYTES, LIMIT_HEAD_BYTES, "bytes of an answer's head") \
-  X(request_buffering, FLAG, 1, "") \
-  X(response_buffering, FLAG, 0, "") \
+  X(request_buffering, FLAG, 1, "bodies up to request_body_buffer are read before the upstream is chosen") \
+  X(response_buffering, FLAG, 0, "no effect yet") \
   X(http_version, TEXT, 0, "1.0 or 1.1") \
   X(protocol, TEXT, 0, "http https grpc grpcs auto fastcgi") \
   X(upstream_host, TEXT, 0, "template: Host sent upstream") \
   X(balancer, BALANCER, 0, "round_robin least_connections ewma hash") \
-  X(hash_by, TEXT, 0, "template") \
+  X(hash_by, TEXT, 0, "template: what the balancer hash looks at") \
   X(hash_subset_size, INTEGER, 0, "endpoints, 0 = no subsets") \
-  X(retry_on, RETRY, 3, "words of proxy-next-upstream") \
+  X(retry_on, RETRY, 3, "error timeout invalid_header http_500 ... non_idempotent off, with blanks between") \
   X(retry_tries, INTEGER, 3, "tries, 0 = no limit") \
-  X(retry_timeout, SECONDS, 0, "seconds, 0 = no limit") \
-  X(retry_non_idempotent, FLAG, 0, "") \
-  X(limit_rate, BYTES, 0, "bytes per second") \
-  X(limit_rate_after, BYTES, 0, "bytes") \
-  X(use_service_address, FLAG, 0, "") \
+  X(retry_timeout, SECONDS, 0, "for all tries together, 0 = no limit") \
+  X(retry_non_idempotent, FLAG, 0, "POST and PATCH too are tried again") \
+  X(limit_rate, BYTES, 0, "bytes of the answer in a second; no effect yet") \
+  X(limit_rate_after, BYTES, 0, "bytes before limit_rate holds; no effect yet") \
+  X(use_service_address, FLAG, 0, "the Service's own address is asked, not its endpoints") \
   X(fallback_upstream, TEXT, 0, "upstream name") \
   X(satisfy, TEXT, 0, "all or any") \
   X(intercept_errors, FLAG, 0, "") \
-  X(compression, FLAG, 0, "") \
+  X(compression, FLAG, 0, "no effect yet") \
   X(relative_redirects, FLAG, 0, "redirects that add a slash say a path") \
   X(port_in_redirects, FLAG, 0, "... or our port") \
-  X(hook_timeout, SECONDS, LIMIT_HOOK_MS, "seconds that all waits of a request's hooks may take together") \
-  X(access_log, FLAG, 1, "") \
-  X(tracing, FLAG, 0, "") \
-  X(tracing_name, TEXT, 0, "") \
-  X(tracing_trust, FLAG, 1, "")
+  X(hook_timeout, SECONDS, LIMIT_HOOK_MS, "all waits of a request's hooks together") \
+  X(access_log, FLAG, 1, "write the line") \
+  X(tracing, FLAG, 0, "no effect yet") \
+  X(tracing_name, TEXT, 0, "no effect yet") \
+  X(tracing_trust, FLAG, 1, "no effect yet")
 
 enum route_setting_type {
   ROUTE_SETTING_SECONDS = 1,

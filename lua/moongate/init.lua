@@ -257,9 +257,9 @@ end
 
 -------------------------------------------------------------------------------------------------------------------- log
 
+--- `log.debug(text)`, `log.info`, `log.warn`, `log.error`: a line in Moongate's own log, with the policy's name.
 moongate.log = {}
 for level in gmatch("debug info warn error", "%a+") do
-  --- Writes a line to Moongate's own log, with the policy's name.
   moongate.log[level] = function(message)
     core.log(level, (gsub(tostring(message), "[%c]", " ")))
   end
