@@ -106,6 +106,30 @@ for _, trusted in ipairs { true, false } do
       end)
     end)
 
+    describe("the hook's own coroutine", function()
+      it("is nobody's to resume", function()
+        local _, body = answered("local mine = coroutine.running() local inner = coroutine.wrap(function() return coroutine.running() end)() "
+          .. "return exchange:respond { body = type(mine) .. type(inner) }", {}, spec())
+        assert.equal("nilthread", body)
+      end)
+      it("is not resumed by another hook while it waits", function()
+        local more = "local kept\nfunction policy.log() if kept then coroutine.resume(kept) end end"
+        local held = route("kept = coroutine.running() moongate.sleep(1) return exchange:respond { body = 'once' }", spec { more = more })
+        for _ = 1, 3 do assert.equal("once", held:request({}).response.body) end
+      end)
+    end)
+    it("an exchange is not kept past its end by a hook that waited", function()
+      local code = "local last = kept kept = exchange moongate.sleep(0) "
+        .. "if last then local ok, why = pcall(function() return last.request.path end) return exchange:respond { body = tostring(why) } end"
+      local held = route(code, spec())
+      assert.equal(200, held:request({}).status)
+      assert.matches("exchange.request: used too late, what it belongs to is over", held:request({}).response.body)
+    end)
+    it("thousands of coroutines are the policy's own matter", function()
+      local code = "local list = {} for i = 1, 2000 do list[i] = coroutine.wrap(function() coroutine.yield(i) end) list[i]() end moongate.sleep(0) return exchange:respond { body = #list .. '' }"
+      assert.equal("2000", select(2, answered(code, {}, spec())))
+    end)
+
     it("all waits together end with 504", function()
       local result = route("while true do pcall(moongate.sleep, 0.01) end", spec { attach = "route:set('hook_timeout', 0.05)" }):request {}
       assert.equal(504, result.status)

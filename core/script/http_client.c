@@ -31,8 +31,8 @@ struct http_client {
   CURLM *multi;
   uv_timer_t *timer; /* on the heap, since it outlives us by a turn */
   X509_STORE *authorities;
-  unsigned running;
-  size_t turn; /* a name's addresses take turns */
+  unsigned running, guests_running; /* guests leave half of the room to others */
+  size_t turn;                      /* a name's addresses take turns */
 };
 
 /* A socket that libcurl waits for; frees itself when libuv has let go. */
@@ -154,6 +154,7 @@ static void detach(struct http_call *call) {
   if (client == NULL) return;
   must(client->running > 0);
   client->running--;
+  client->guests_running -= call->is_guests;
   call->client = NULL;
   list_remove(&call->waiting);
   list_init(&call->waiting);
@@ -173,6 +174,7 @@ void http_call_free(struct http_call *call) {
   free(call->url);
   buffer_free(&call->fields);
   buffer_free(&call->body);
+  if (call->budget) atomic_fetch_sub_explicit(call->budget, buffer_length(&call->answer), memory_order_relaxed);
   buffer_free(&call->answer_fields);
   buffer_free(&call->answer);
   call->magic = 0;
@@ -210,6 +212,12 @@ static size_t on_body(char *data, size_t size, size_t number, void *context) {
   struct http_call *call = call_of(context);
   size_t length = size * number;
   if (length > call->max_body - buffer_length(&call->answer)) return refuse(call, "the answer's body is too large", COUNTER_LIMIT_HTTP_ANSWER_BYTES);
+  _Atomic uint64_t *budget = call->client->options.body_budget;
+  if (budget && atomic_fetch_add_explicit(budget, length, memory_order_relaxed) >= LIMIT_BODY_BUDGET_BYTES) {
+    atomic_fetch_sub_explicit(budget, length, memory_order_relaxed);
+    return refuse(call, "no room for the answer's body", COUNTER_LIMIT_BODY_BUDGET_BYTES);
+  }
+  call->budget = budget;
   buffer_append(&call->answer, span_make(data, length));
   return length;
 }
@@ -372,7 +380,7 @@ static void on_name(void *context, struct list *waiting, const struct address *a
 
 bool http_client_start(struct http_client *client, struct http_call *call) {
   must(client_of(client) && call_of(call)->client == NULL);
-  if (client->running >= LIMIT_HTTP_CALLS) {
+  if (client->running >= LIMIT_HTTP_CALLS || (call->is_guests && client->guests_running >= LIMIT_HTTP_CALLS / 2)) {
     set_error(call, "too many requests of policies are running");
     count(client, COUNTER_LIMIT_HTTP_CALLS);
     return false;
@@ -390,6 +398,7 @@ bool http_client_start(struct http_client *client, struct http_call *call) {
     if (state == HTTP_NAME_KNOWN && !take_addresses(client, call, known, known_count)) return false;
   }
   client->running++;
+  client->guests_running += call->is_guests;
   call->client = client;
   if (call->address_count > 0) {
     connect_call(call);

@@ -16,9 +16,10 @@ struct curl_slist;
 struct Curl_URL;
 
 struct http_client_options {
-  const char *resolver;      /* "ADDR:PORT[,...]"; NULL: /etc/resolv.conf */
-  uint16_t own_ports[4];     /* of this process, 0: none */
-  const char *api_server[2]; /* hosts, by address or name; NULL: none */
+  const char *resolver;          /* "ADDR:PORT[,...]"; NULL: /etc/resolv.conf */
+  uint16_t own_ports[4];         /* of this process, 0: none */
+  const char *api_server[2];     /* hosts, by address or name; NULL: none */
+  _Atomic uint64_t *body_budget; /* answers count in it; NULL: none */
 };
 
 #define HTTP_CALL_ADDRESSES 4
@@ -52,7 +53,8 @@ struct http_call {
   char host[256];
   uint16_t port;
   size_t head_bytes;
-  bool is_failed; /* `error` says why, whatever libcurl does */
+  _Atomic uint64_t *budget; /* where the answer is counted */
+  bool is_failed;           /* `error` says why, whatever libcurl does */
 };
 
 struct http_client *http_client_new(struct loop *loop, struct counters *counters, const struct http_client_options *options);

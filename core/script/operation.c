@@ -62,9 +62,11 @@ int operation_yield(lua_State *L, struct operation *operation) {
   return lua_yield(L, 1);
 }
 
-bool operation_is_wanted(const struct script_state *state, lua_State *thread) {
-  return state->wanted && lua_gettop(thread) == 1 && lua_touserdata(thread, 1) == state->wanted;
+bool operation_is_of(const struct operation *operation, lua_State *thread) {
+  return lua_status(thread) == LUA_YIELD && lua_gettop(thread) == 1 && lua_touserdata(thread, 1) == operation;
 }
+
+bool operation_is_wanted(const struct script_state *state, lua_State *thread) { return state->wanted && operation_is_of(state->wanted, thread); }
 
 struct operation *operation_take(struct script_state *state) {
   struct operation *operation = state->wanted;
@@ -156,6 +158,7 @@ int member_request_body(lua_State *L, struct exchange *exchange, struct object_b
   static const char function[] = "exchange.request:body";
   (void)box;
   struct script_state *state = operation_check(L, function);
+  if (state->running_exchange != exchange) return luaL_error(L, "%s: called on another request's exchange", function);
   uint64_t most = LIMIT_BODY_BUFFER_BYTES, timeout = OPERATION_TIMEOUT_MS;
   if (!lua_isnoneornil(L, 2)) {
     if (!lua_istable(L, 2)) return luaL_error(L, "%s: wants a table such as { max = 65536 }", function);

@@ -71,6 +71,8 @@ const struct operation_stage *operation_stage(const struct exchange *exchange);
 /* Whether the coroutine yielded for the operation that the state keeps, and not by itself. */
 bool operation_is_wanted(const struct script_state *state, lua_State *thread);
 struct operation *operation_take(struct script_state *state);
+/* Whether the coroutine still stands where it yielded for it. */
+bool operation_is_of(const struct operation *operation, lua_State *thread);
 /* Drops one that was never yielded for. */
 void operation_drop_wanted(struct script_state *state);
 /* False when it is done already. Else exchange_hook_resume is called when it is done or its time is up. */

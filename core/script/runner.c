@@ -50,7 +50,7 @@ struct script_worker {
   struct log *log;
   struct unit_cache **caches; /* by unit id */
   uint32_t capacity;
-  unsigned waiting; /* hooks */
+  unsigned waiting, guests_waiting; /* hooks; guests leave half of the room to others */
   struct http_client_options http_options;
   struct http_client *http; /* made for the first request of a policy */
   const struct operation_stage *stage;
@@ -79,6 +79,7 @@ const struct operation_stage *operation_stage(const struct exchange *exchange) {
 
 struct http_client *operation_http_client(struct exchange *exchange) {
   struct script_worker *script = script_of(exchange);
+  script->http_options.body_budget = script->worker->options.body_budget;
   if (script->http == NULL) script->http = http_client_new(&script->worker->loop, script->worker->options.counters, &script->http_options);
   return script->http;
 }
@@ -243,6 +244,7 @@ static void free_wait(struct script_worker *script, struct exchange *exchange) {
   must(wait->magic == HOOK_WAIT_MAGIC && script->waiting > 0);
   exchange->wait = NULL;
   script->waiting--;
+  script->guests_waiting -= wait->state->is_guest;
   wait->magic = 0;
   free(wait);
 }
@@ -277,7 +279,7 @@ static bool may_wait(struct script_worker *script, struct exchange *exchange, st
     place(thread, "the hook yields; only moongate's own functions wait", error, error_size);
   } else if (state->is_guest && budget <= 0) {
     place(thread, "instruction budget spent, over all that the hook did between its waits", error, error_size);
-  } else if (exchange->wait == NULL && script->waiting >= LIMIT_WAITING) {
+  } else if (exchange->wait == NULL && (script->waiting >= LIMIT_WAITING || (state->is_guest && script->guests_waiting >= LIMIT_WAITING / 2))) {
     counter_add(script->worker->options.counters, COUNTER_LIMIT_WAITING, 1);
     (void)reply_error(exchange, 503, SPAN("too many exchanges wait in policies"));
     *result = HOOK_ANSWERED;
@@ -298,6 +300,7 @@ static bool begin_waiting(struct script_worker *script, struct exchange *exchang
     wait->thread = thread;
     exchange->wait = wait;
     script->waiting++;
+    script->guests_waiting += state->is_guest;
   }
   wait->budget = budget;
   wait->operation = operation_take(state);
@@ -350,6 +353,11 @@ static enum hook_result continue_hook(struct script_worker *script, struct excha
     counter_add(script->worker->options.counters, COUNTER_LIMIT_HOOK_MS, 1);
     (void)reply_error(exchange, 504, arena_printf(&exchange->arena, "the policy %s waited longer than hook_timeout", entry->name));
     return HOOK_ANSWERED;
+  }
+  if (!operation_is_of(wait->operation, wait->thread.L)) {
+    abandon(script, exchange);
+    snprintf(error, error_size, "%s: the hook's coroutine was resumed while it waited", entry->name);
+    return HOOK_FAILED;
   }
   int arguments = operation_push(wait->operation, wait->thread.L);
   free_operation(script, wait);

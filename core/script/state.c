@@ -261,6 +261,13 @@ int state_resume(struct script_state *state, lua_State *thread, int arguments, i
   return status;
 }
 
+/* coroutine.running: nil in a hook, on whichever stack it runs. Who had the coroutine of one that waits could continue it. */
+static int running(lua_State *L) {
+  const struct script_state *state = record_get(L);
+  if (state->running_thread == L || lua_pushthread(L)) lua_pushnil(L);
+  return 1;
+}
+
 static int load_library(lua_State *L) {
   /* moongate.guest returns the environment that a guest's files get; trusted files get the globals. */
   lua_getglobal(L, "require");
@@ -293,6 +300,10 @@ struct script_state *state_new(const struct state_options *options, char *error,
   luaL_openlibs(L);
   lua_getglobal(L, "xpcall");
   state->protect = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_getglobal(L, "coroutine");
+  lua_pushcfunction(L, running);
+  lua_setfield(L, -2, "running");
+  lua_pop(L, 1);
   if (options->is_guest || options->no_jit) luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
   state_set_path(L, options->lua_directory);
   core_module_preload(L);

@@ -230,6 +230,23 @@ def test_a_client_that_leaves_cancels_the_request(service_of):
     wait_until(lambda: proxy.metric("moongate_hooks_waiting") == 0, what="the end of the wait")
 
 
+@pytest.mark.parametrize("path", ["/slow", "http://slow.example"])
+def test_a_second_signal_ends_those_that_wait(service_of, path):
+    silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)  # a name server that is asked and says nothing
+    silent.bind(("127.0.0.1", 0))
+    urls = {"n.example": path} if path != "/slow" else {}
+    proxy, origin = service_of(urls, flags=["--resolver", f"127.0.0.1:{silent.getsockname()[1]}", "--shutdown-grace-period=0", "--post-shutdown-grace-period=0"], expect_errors=["ending what is left"])
+    with socket.create_connection(("127.0.0.1", proxy.http_port), 10) as client:
+        host, more = ("n.example", "") if urls else ("a.example", "X-Path: /slow\r\n")
+        client.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nX-Timeout: 60\r\n{more}\r\n".encode())
+        wait_until(lambda: proxy.metric("moongate_hooks_waiting") == 1, what="the wait")
+        proxy.process.terminate()
+        wait_until(lambda: proxy.errors.find("shutting down"), what="the first signal")
+        proxy.process.terminate()
+        assert proxy.process.wait(20) == 0
+    silent.close()
+
+
 def test_a_service_that_is_killed_while_many_ask(moongate, echo):
     app, auth = echo("app"), Echo("auth")
     objects = [service(), *slice_of([app.port]), service("auth"), *slice_of([auth.port], name="auth"),

@@ -22,6 +22,7 @@ static struct http_client *client;
 static int listener, name_server;
 static uint16_t port, name_port;
 static unsigned done_count;
+static _Atomic uint64_t budget;
 
 static int bound_socket(int type, const char *ip, uint16_t *bound) {
   struct address address;
@@ -47,7 +48,7 @@ static int up(void **state) {
   listener = bound_socket(SOCK_STREAM, "127.0.0.1", &port);
   name_server = bound_socket(SOCK_DGRAM, "127.0.0.1", &name_port); /* says nothing */
   snprintf(servers, sizeof servers, "127.0.0.1:%u", name_port);
-  struct http_client_options options = {.resolver = servers, .own_ports = {port}, .api_server = {"203.0.113.7", "api.test"}};
+  struct http_client_options options = {.resolver = servers, .own_ports = {port}, .api_server = {"203.0.113.7", "api.test"}, .body_budget = &budget};
   client = http_client_new(&loop, &counters, &options);
   return 0;
 }
@@ -232,15 +233,41 @@ static void the_number_of_calls_is_bounded(void **state) {
   static struct http_call *calls[LIMIT_HTTP_CALLS];
   for (unsigned i = 0; i < LIMIT_HTTP_CALLS; i++) {
     calls[i] = make("http://slow.test/"); /* one question for all */
+    calls[i]->is_guests = i < LIMIT_HTTP_CALLS / 2;
     assert_true(http_client_start(client, calls[i]));
+    if (i != LIMIT_HTTP_CALLS / 2 - 1) continue;
+    struct http_call *guests = make("http://slow.test/");
+    guests->is_guests = true;
+    assert_false(http_client_start(client, guests));
+    http_call_free(guests);
   }
   struct http_call *one_more = make("http://slow.test/");
   assert_false(http_client_start(client, one_more));
   assert_string_equal(one_more->error, "too many requests of policies are running");
-  assert_int_equal(counter_get(&counters, COUNTER_LIMIT_HTTP_CALLS), 1);
+  assert_int_equal(counter_get(&counters, COUNTER_LIMIT_HTTP_CALLS), 2);
   http_call_free(one_more);
   for (unsigned i = 0; i < LIMIT_HTTP_CALLS; i++) http_call_free(calls[i]);
   assert_int_equal(done_count, 0);
+}
+
+static void answers_respect_the_budget_of_the_process(void **state) {
+  (void)state;
+  for (unsigned i = 0; i < 2; i++) {
+    struct http_call *call = make_local("/");
+    assert_true(http_client_start(client, call));
+    int fd = await_connection(listener);
+    await_bytes(fd, "\r\n\r\n");
+    atomic_store(&budget, i == 0 ? 0 : LIMIT_BODY_BUDGET_BYTES);
+    say(fd, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc");
+    await_done(i + 1);
+    assert_int_equal(call->status, i == 0 ? 200 : 0);
+    if (i == 0) assert_int_equal(atomic_load(&budget), 3);
+    else assert_string_equal(call->error, "no room for the answer's body");
+    http_call_free(call);
+    assert_int_equal(atomic_load(&budget), i == 0 ? 0 : LIMIT_BODY_BUDGET_BYTES);
+    close(fd);
+  }
+  assert_int_equal(counter_get(&counters, COUNTER_LIMIT_BODY_BUDGET_BYTES), 1);
 }
 
 static void a_name_that_is_not_resolved_ends_all_that_wait(void **state) {
@@ -268,6 +295,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(guests_do_not_reach_this_host_links_or_the_api_server, up, down),
       cmocka_unit_test_setup_teardown(cancelled_calls_say_nothing, up, down),
       cmocka_unit_test_setup_teardown(the_number_of_calls_is_bounded, up, down),
+      cmocka_unit_test_setup_teardown(answers_respect_the_budget_of_the_process, up, down),
       cmocka_unit_test_setup_teardown(a_name_that_is_not_resolved_ends_all_that_wait, up, down),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
