@@ -50,7 +50,7 @@ UNIT_TESTS := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(wildcard tests/unit/test
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(OUT)/fuzz/replay_%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: help deps build dev fuzz tsan all-tests test test-long unit spec e2e check test-cluster bench docs lint format format-check install image run clean churn layering
+.PHONY: help deps build dev fuzz tsan all-tests test test-long unit spec e2e check test-cluster bench docs lint format format-check install image run clean churn waits layering
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -141,6 +141,8 @@ check: build/.deps ## layering, sizes, format, luacheck
 	@bash tests/run.sh check
 churn: build ## 30 s of configuration changes under load
 	@python3 tests/e2e/churn.py --binary build/moongate --seconds 30
+waits: build ## policies that wait: latency beside a thousand of them, and 200 changes under load
+	@python3 tests/e2e/waits.py --binary build/moongate
 docs: build/.deps ## writes docs/policies.md and docs/annotations.md anew from the sources
 	@bash tests/run.sh docs
 bench: build ## CPU per request beside nginx and HAProxy

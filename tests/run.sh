@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests and ends with "N passed, N failed". A skipped test, a crashed program and a missing tool count as failed.
-#   tests/run.sh [all|unit|spec|docs|e2e|check|churn|fuzz|long|cluster]
+#   tests/run.sh [all|unit|spec|docs|e2e|check|churn|waits|fuzz|long|cluster]
 set -uo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-all}
@@ -147,6 +147,15 @@ run_churn() { # variant, seconds, extra...
   [ -f "$log/churn-$1.log" ] && tail -n 15 "$log/churn-$1.log"
 }
 
+run_waits() { # variant, swaps, pause
+  section "policies that wait, changed under load ($1)"
+  build "$1" binary || return
+  local binary=build/moongate
+  [ "$1" = release ] || binary=build/$1/moongate
+  one "waits-$1" timeout 400 python3 tests/e2e/waits.py --binary "$binary" --rounds 0 --swaps "$2" --pause "$3"
+  [ -f "$log/waits-$1.log" ] && tail -n 15 "$log/waits-$1.log"
+}
+
 case $what in
   check) run_check ;;
   unit) run_unit ;;
@@ -156,9 +165,10 @@ case $what in
   churn) run_churn release 30 ;;
   cluster) run_cluster ;;
   fuzz) run_fuzz "${FUZZ_SECONDS:-60}" ;;
-  long) run_threaded_units; run_churn tsan 30 --workers 4; run_fuzz "${FUZZ_SECONDS:-20}" ;;
-  all) run_check; run_unit; run_spec; run_e2e; run_churn release 30 ;;
-  *) echo "usage: tests/run.sh [all|unit|spec|docs|e2e|check|churn|fuzz|long|cluster]" >&2; exit 2 ;;
+  waits) run_waits release 200 0.1 ;;
+  long) run_threaded_units; run_churn tsan 30 --workers 4; run_waits tsan 100 0.3; run_fuzz "${FUZZ_SECONDS:-20}" ;;
+  all) run_check; run_unit; run_spec; run_e2e; run_churn release 30; run_waits release 200 0.1 ;;
+  *) echo "usage: tests/run.sh [all|unit|spec|docs|e2e|check|churn|waits|fuzz|long|cluster]" >&2; exit 2 ;;
 esac
 
 printf '\n%d passed, %d failed\n' "$passed" "$failed"
