@@ -207,12 +207,29 @@ local function note_regexes(self, ingress, host, is_regex)
   end
 end
 
+--- For a canary: an Ingress without annotations that has the same rules and leads elsewhere.
+local function counterpart(canary)
+  local rules = {}
+  for i, rule in ipairs(canary.rules) do
+    rules[i] = { host = rule.host, paths = {} }
+    for k, path in ipairs(rule.paths) do
+      rules[i].paths[k] = { path = path.path, type = path.type, path_type = path.path_type, service = "", port = "" }
+    end
+  end
+  local backend = canary.default_backend and { service = "", port = "" }
+  return {
+    id = "", key = "", namespace = canary.namespace, name = "", created = canary.created, annotations = {}, tls = {}, rules = rules, default_backend = backend,
+  }
+end
+
 --- Attaches the policies of one host to this Ingress alone.
 local function judge_host(self, ingress, short, host, rest)
   local sync = self.sync
+  local is_canary = annotations.is_canary(short)
   sync.reviewing, sync.builder = self, nil
   local made = attaching.host {
-    name = host, ingresses = { ingress }, short = function() return short end, has_tls = #ingress.tls > 0, settings = sync.raw_settings,
+    name = host, ingresses = { is_canary and counterpart(ingress) or ingress }, canaries = is_canary and { ingress } or nil,
+    short = function(one) return one == ingress and short or {} end, has_tls = #ingress.tls > 0, settings = sync.raw_settings,
     set = sync.policies.set, https_port = sync.https_port, has_stood = function() return false end,
     rest = function()
       sync.reviewing = nil
@@ -222,8 +239,14 @@ local function judge_host(self, ingress, short, host, rest)
     end,
   }
   sync.reviewing = nil
+  for i = #made.findings, 1, -1 do
+    if made.findings[i].key == "" then table.remove(made.findings, i) end
+  end
+  for name, upstream in pairs(made.upstreams) do
+    if upstream.service == "" then made.upstreams[name] = nil end
+  end
   take_findings(self, made.findings)
-  note_regexes(self, ingress, host, made.body.regex)
+  if not is_canary then note_regexes(self, ingress, host, made.body.regex) end
   note_missing(self, made)
 end
 
@@ -240,7 +263,7 @@ end
 
 --- A path of a host that another Ingress has: two of one kind would leave it to their age who gets the requests. Whoever had it first may change the rest
 --- of its Ingress; it does not become the one to blame.
-local function judge_overlap(self, ingress, short, host)
+local function judge_overlap(self, ingress, host)
   local sync, own = self.sync, claims(ingress, host)
   local before = claims(sync:placed_ingress(ingress.id), host)
   local taken = { exact = {}, prefix = {} }
@@ -269,11 +292,7 @@ local function judge_overlap(self, ingress, short, host)
   end
   for _, kind in ipairs { "exact", "prefix" } do
     for _, path in ipairs(sorted(taken[kind])) do
-      local other = taken[kind][path]
-      local others = annotations.short(other.annotations, sync.prefixes)
-      if annotations.is_canary(short) == annotations.is_canary(others) then
-        self:refuse("host %s, path %s (%s): %s has it already", host, path, kind, other.key)
-      end
+      self:refuse("host %s, path %s (%s): %s has it already", host, path, kind, taken[kind][path].key)
     end
   end
 end
@@ -295,15 +314,14 @@ function admission.judge(sync, request, rest)
   judge_prefix(self, ingress)
   judge_words(self, ingress)
   judge_names(self, short)
-  if annotations.is_canary(short) then self:warn("canary: is not supported yet: the Ingress is ignored") end
   local hosts = sorted(model.hosts_of(ingress))
   for _, host in ipairs(hosts) do
     rest()
     judge_host(self, ingress, short, host, rest)
   end
-  for _, host in ipairs(hosts) do
+  for _, host in ipairs(annotations.is_canary(short) and {} or hosts) do
     rest()
-    judge_overlap(self, ingress, short, host)
+    judge_overlap(self, ingress, host)
   end
   note_missing_secrets(self, ingress)
   return self

@@ -25,6 +25,7 @@ local REWRITE_HOOKS = { "rewrite", "access", "balancer", "header_filter", "body_
 ---@field certificate string|nil
 ---@field settings table<string, string> raw
 ---@field set table the policy set, see policies.lua
+---@field canaries table[]|nil accepted canary Ingresses that touch it, oldest first
 ---@field denied string|nil all routes are denied (a setting asks for a guard that does not exist)
 ---@field service_upstream boolean|nil the setting of that name
 ---@field https_port integer|nil of our own listener
@@ -116,8 +117,10 @@ end
 --- Notes that a policy refuses the Ingress that wrote an annotation. One that has stood has no earlier version to fall back to: its routes are closed.
 local function refuse(input, made, result, ingress)
   local by = result.rejected_by
-  for _, one in ipairs(by and input.ingresses or {}) do
-    if one.namespace == by.namespace and one.name == by.name then ingress = one end
+  for _, list in ipairs { input.ingresses, input.canaries or {} } do
+    for _, one in ipairs(by and list or {}) do
+      if one.namespace == by.namespace and one.name == by.name then ingress = one end
+    end
   end
   made.rejected[ingress] = result.rejected
   if input.has_stood(ingress) then made.closed[ingress] = made.closed[ingress] or result.rejected end
@@ -175,6 +178,48 @@ local function copy_edits(list, into)
   end
 end
 
+--- Which of the offers for this route's rule are alternatives to its Service.
+local function alternatives_of(made, route)
+  local list, seen = {}, {}
+  for _, offer in ipairs(made.offers[route.type .. " " .. route.path] or {}) do
+    local ingress, why = offer.ingress, nil
+    local key = offer.service and model.upstream_key(ingress.namespace, offer.service, offer.port)
+    if offer.is_catch_all and not route.is_catch_all then
+      why = "there is no other default backend"
+    elseif not route.service or route.is_default_backend then
+      why = "the rule that it names leads to no Service"
+    elseif not key or key == model.upstream_key(route.namespace, route.service, route.port) then
+      why = key and "the rule that it names leads to the same Service" or "it leads to no Service"
+    elseif seen[key] then
+      why = seen[key] .. " leads to the same Service"
+    else
+      seen[key] = ingress.key
+      list[#list + 1] = offer
+    end
+    offer.is_used = true
+    if why then
+      made.findings[#made.findings + 1] = { level = "warn", annotation = "canary", key = ingress.key,
+        text = ("canary: has no effect on host %s, path %s: %s"):format(made.name, route.path, why) }
+    end
+  end
+  return list
+end
+
+--- Puts them where the route's body, its facts and the policies have them.
+local function add_alternatives(input, made, body, question, offers)
+  for i, offer in ipairs(offers) do
+    local namespace, service, port = offer.ingress.namespace, offer.service, offer.port
+    local source = { kind = "Ingress", namespace = namespace, name = offer.ingress.name }
+    local shown = { service = service, port = port, name = model.upstream_name(namespace, service, port) }
+    local key = use_upstream(made, namespace, service, port)
+    body.upstreams[i + 1] = { service = service, port = port, weight = 0, name = key }
+    body.facts.alternatives[i] = { upstream = shown, source = source }
+    question.route.alternatives[i] = {
+      upstream = { service = service, port = port, name = shown.name, key = key }, source = source, annotations = input.short(offer.ingress),
+    }
+  end
+end
+
 local function attach_route(input, made, route)
   local short = route_annotations(input, route)
   local ingress = route.annotated_by or route.ingress
@@ -195,6 +240,7 @@ local function attach_route(input, made, route)
     host_name = input.name, annotations = short,
     route = { path = route.path, path_type = route.path_type, source = source, upstreams = upstreams, alternatives = array {} },
   }
+  add_alternatives(input, made, body, question, alternatives_of(made, route))
   local results = ask(input.set, "attach_route", question, failed)
   body.denied = input.denied or failed[1]
   for _, policy in ipairs(input.set.order) do
@@ -245,7 +291,9 @@ end
 ---@return table made { body, findings, setting_findings, aliases, redirect_hosts, upstreams, rejected }
 function attaching.host(input)
   local routes, shadowed, paths = model.routes(input.name, input.ingresses)
+  local offers, by_rule = model.offers(input.name, input.canaries or {})
   local made = {
+    offers = by_rule,
     body = { tls = input.has_tls, certificate = input.certificate, regex = false, hooks = array {}, routes = array {} },
     name = input.name, findings = {}, setting_findings = {}, aliases = {}, redirect_hosts = {}, upstreams = {}, rejected = {}, closed = {}, set = {},
   }
@@ -268,6 +316,13 @@ function attaching.host(input)
       if input.rest then input.rest() end
     end
   end
+  for _, offer in ipairs(offers) do
+    if not offer.is_used then
+      made.findings[#made.findings + 1] = { level = "warn", annotation = "canary", key = offer.ingress.key,
+        text = ("canary: has no effect: no other Ingress has a rule of host %s, path %s (%s)"):format(input.name, offer.path, offer.type) }
+    end
+  end
+  made.offers = nil
   for _, route in ipairs(shadowed) do
     made.findings[#made.findings + 1] = { level = "warn", key = route.ingress.key,
       text = ("path %s of host %s is ignored: %s has it already"):format(route.path, input.name, route.older == route.ingress and "another rule"

@@ -21,7 +21,7 @@ function check.unread(self, short)
   local declared, list = self.policies.set.declared, {}
   self.unsupported = self.unsupported or unsupported_names(self.options.home)
   for name in pairs(short) do
-    if not declared[name] and name ~= "canary" and name ~= "service-upstream" and not annotations.unguarded({ [name] = "set" }, declared) then
+    if not declared[name] and name ~= "service-upstream" and not annotations.unguarded({ [name] = "set" }, declared) then
       local known = self.unsupported[name]
       list[#list + 1] = known and { level = "warn", annotation = name, text = ("%s: is %s"):format(name, known.reason) }
         or { level = "warn", annotation = name, text = name .. ": is not a known annotation" }

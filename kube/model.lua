@@ -85,6 +85,29 @@ function model.routes(host, ingresses)
   return routes, shadowed, paths
 end
 
+--- What canary Ingresses offer for the rules of a host that others have.
+---@param host string
+---@param canaries table[] accepted ones that touch it, oldest first
+---@return table[] offers { ingress, type, path, service, port, is_catch_all }
+---@return table<string, table[]> by_rule the same by type and path
+function model.offers(host, canaries)
+  local offers, by_rule = {}, {}
+  local function put(ingress, type, path, backend, is_catch_all)
+    local offer = { ingress = ingress, type = type, path = path, service = backend.service, port = backend.port, is_catch_all = is_catch_all }
+    local rule = type .. " " .. path
+    by_rule[rule] = by_rule[rule] or {}
+    table.insert(by_rule[rule], offer)
+    offers[#offers + 1] = offer
+  end
+  for _, ingress in ipairs(canaries) do
+    for _, rule in ipairs(ingress.rules) do
+      for _, path in ipairs(rule.host == host and rule.paths or {}) do put(ingress, path.type, path.path, path, false) end
+    end
+    if #ingress.rules == 0 and ingress.default_backend and host == "_" then put(ingress, "prefix", "/", ingress.default_backend, true) end
+  end
+  return offers, by_rule
+end
+
 --- The Service's port that an Ingress means by `reference`.
 ---@return table|nil port
 function model.find_port(service, reference)

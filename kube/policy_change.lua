@@ -1,4 +1,5 @@
 --- A new policy set: which hosts it touches, and its publication as one change when all of them are attached. Until then the old set goes on serving.
+local canaries = require "kube.canaries"
 local large_host = require "kube.large_host"
 local scopes = require "kube.scopes"
 local world = require "kube.world"
@@ -46,7 +47,7 @@ function policy_change.begin(self, paths)
   local is_all, is_touched = affects(self, self.policies.set, set, changed)
   local todo = {}
   for host in self.hosts:each() do
-    if is_all or is_touched { ingresses = self:ingresses_of(host) } then todo[host] = true end
+    if is_all or is_touched { ingresses = canaries.join(self:ingresses_of(host), canaries.of(self, host)) } then todo[host] = true end
   end
   self.pass = { set = set, todo = todo, built = {}, users = {}, all = is_all, affects = is_touched }
 end
@@ -111,7 +112,7 @@ function policy_change.finish(self)
   self.pass = nil
   self.policies:publish(pass.set)
   local function each_ingress(visit)
-    for id in self.placed:each() do visit(id, self:placed_ingress(id)) end
+    for id in self.placed:each() do visit(id, canaries.main(self, self:placed_ingress(id))) end
   end
   self.scopes:declare(scopes.declared(pass.set.order), each_ingress, function(name) self:touch_sharers(name) end)
   self:send("policies", "policies", pass.set.key)

@@ -4,6 +4,7 @@ local core = require "moongate.core"
 local admission = require "kube.admission"
 local annotations = require "kube.annotations"
 local attaching = require "kube.attaching"
+local canaries = require "kube.canaries"
 local certificates = require "kube.certificates"
 local check = require "kube.check"
 local classes = require "kube.classes"
@@ -217,10 +218,6 @@ function sync:accepted(ingress)
     self:report(source, { { level = "error", annotation = name, text = text } }, ingress.key)
     return nil
   end
-  if annotations.is_canary(self:short(ingress)) then
-    self:report(source, { { level = "warn", annotation = "canary", text = "canary: is not supported yet: the Ingress is ignored" } }, ingress.key)
-    return nil
-  end
   self:report(source, nil)
   local rejected = self.rejected[ingress.id]
   if rejected and rejected.version == ingress.version then
@@ -246,14 +243,13 @@ function sync:place_ingress(id, ingress)
   self:note_version(self.placed, id, version)
   self.dirty.orphans[id] = true
   if ingress and self.announce then self.announce(ingress) end
-  self.scopes:place(id, before, ingress)
-  local old, new = before and model.hosts_of(before) or {}, ingress and model.hosts_of(ingress) or {}
-  for host in pairs(old) do
-    if not new[host] then world.strike(self.world.ingresses, host, id) end
+  self.scopes:place(id, canaries.main(self, before), canaries.main(self, ingress))
+  for host in pairs(before and model.hosts_of(before) or {}) do
+    world.strike(canaries.index(self, before), host, id)
     self.dirty.hosts[host] = true
   end
-  for host in pairs(new) do
-    world.enlist(self.world.ingresses, host, id)
+  for host in pairs(ingress and model.hosts_of(ingress) or {}) do
+    world.enlist(canaries.index(self, ingress), host, id)
     self.dirty.hosts[host] = true
   end
 end
@@ -457,7 +453,8 @@ end
 --- Builds a host under a policy set; nil if nothing makes it up. `rest`: as attaching.host wants it, where the host is built in slices.
 function sync:build(host, set, rest)
   self.builder = rest -- whose host the policies attach to now
-  local ingresses = self:ingresses_of(host)
+  local ingresses, alternatives = self:ingresses_of(host), canaries.of(self, host)
+  canaries.note_lonely(self, host, #ingresses == 0 and alternatives or nil)
   if #ingresses == 0 then return nil end
   local has_tls, certificate, problem, looked = model.certificate(host, ingresses, function(id, name) return self.certificates:covers(id, name) end)
   local above = model.wildcard_above(host)
@@ -467,8 +464,8 @@ function sync:build(host, set, rest)
   for _, id in ipairs(looked) do self.users["secret " .. id] = true end
   local denied = self:missing_guard(set)
   local made = attaching.host {
-    name = host, ingresses = ingresses, short = function(ingress) return self:short(ingress) end, has_tls = has_tls, certificate = certificate,
-    settings = self.raw_settings, set = set, denied = denied, service_upstream = self.own["service-upstream"],
+    name = host, ingresses = ingresses, canaries = alternatives, short = function(ingress) return self:short(ingress) end,
+    has_tls = has_tls, certificate = certificate, settings = self.raw_settings, set = set, denied = denied, service_upstream = self.own["service-upstream"],
     scopes = self.scopes, https_port = self.https_port,
     has_stood = function(ingress) return self:version(self.good, ingress.id) == ingress.version end, rest = rest,
   }
@@ -477,7 +474,7 @@ function sync:build(host, set, rest)
   made.has_tls, made.certificate = has_tls, certificate
   if problem then table.insert(made.findings, 1, { level = "warn", key = problem.key, text = problem.text }) end
   if denied then table.insert(made.findings, 1, { level = "deny", key = ingresses[1].key, text = denied .. ": its routes answer 503" }) end
-  made.ingresses = ingresses
+  made.ingresses = canaries.join(ingresses, alternatives)
   made.packed = native.encode(made.body)
   made.body = nil
   return made
@@ -603,7 +600,7 @@ function sync:note_lack(name, lack)
   if self.lacks[name] == lack then return end
   self.lacks[name] = lack
   for holder in world.each(self.world.upstreams:get(name)) do
-    for id in world.each(self.world.ingresses:get(holder)) do self.dirty.orphans[id] = true end
+    canaries.touch_orphans(self, holder)
   end
 end
 

@@ -9,6 +9,7 @@ world.SETTINGS = "/settings" -- as a holder of upstreams; the others are hosts
 function world.new()
   return setmetatable({
     ingresses = shelf.new(),  -- host -> Ingress ids
+    canaries = shelf.new(),   -- the same of canary Ingresses
     slices = shelf.new(),     -- Service id -> slice ids
     upstreams = shelf.new(),  -- upstream name -> holders
     by_service = shelf.new(), -- Service id -> upstream names

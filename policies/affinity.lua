@@ -47,6 +47,10 @@ local policy = {
       type = "boolean", default = false, scope = "upstream", requires = "affinity",
       doc = "A retry goes to another endpoint at once, and the cookie follows it.",
     },
+    ["affinity-canary-behavior"] = {
+      type = "enum", values = { "sticky", "legacy" }, default = "sticky", scope = "alternative",
+      doc = "On a canary Ingress. `sticky`: a visitor whom the canary served stays there. `legacy`: no session leads to the canary.",
+    },
   },
 }
 
@@ -77,9 +81,19 @@ end
 function policy.attach(route, annotations)
   if annotations["affinity"] ~= "cookie" then return end
   route:set("balancer", "round_robin") -- a session wins over upstream-hash-by and load-balance, its first endpoint too
-  local keys = {}
-  for _, upstream in ipairs(route.upstreams) do keys[upstream.name] = upstream_key(upstream.name) end
+  local keys, sides, legacy = {}, {}, {}
+  for _, upstream in ipairs(route.upstreams) do keys[upstream.name], sides[#sides + 1] = upstream_key(upstream.name), upstream.name end
+  for _, alternative in ipairs(route.alternatives) do
+    local name = alternative.upstream.name
+    if alternative.annotations["affinity-canary-behavior"] == "legacy" then
+      legacy[name] = true
+    else
+      keys[name], sides[#sides + 1] = upstream_key(name), name
+    end
+  end
   local config = {
+    sides = #route.alternatives > 0 and sides or nil,
+    legacy = legacy,
     name = annotations["session-cookie-name"],
     hash = annotations["session-cookie-hash"],
     uses_ring = annotations["affinity-mode"] == "balanced",
@@ -104,6 +118,14 @@ local function session_of(exchange, config, name)
   if not cookie then return nil end
   local key, of = cookie:match("^([^|]+)|([^|]+)$")
   if key and of == (config.keys[name] or upstream_key(name)) then return key end
+end
+
+--- For whoever chooses between the upstreams of a route: the one that the visitor's session is with.
+function policy.access(exchange, config)
+  local sides = config.sides
+  for i = 1, sides and #sides or 0 do
+    if session_of(exchange, config, sides[i]) then return exchange.variables:set("affinity_upstream", sides[i]) end
+  end
 end
 
 local function new_ring_key()
@@ -136,7 +158,7 @@ end
 function policy.balancer(exchange, config)
   local upstream, ctx = exchange.upstream, exchange.ctx
   local name = upstream.name
-  if not name then return end
+  if not name or config.legacy[name] then return end
   local key = session_of(exchange, config, name)
   if key then
     local endpoint = find(upstream, config, key)

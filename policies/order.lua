@@ -25,6 +25,8 @@ return {
   -- which endpoint: a session wins over a hash, a hash over a balancer
   "load-balance",
   "affinity",
+  -- which Service: where no session says
+  "canary",
   -- what the visitor gets
   "proxy-redirect",
   "proxy-cookie",

@@ -61,6 +61,6 @@ describe("the policies", function()
     for _, name in ipairs { "auth-url", "auth-snippet" } do
       assert.is_true(unsupported[name].deny, name)
     end
-    assert.is_nil(unsupported["canary"].deny)
+    assert.is_nil(unsupported["mirror-target"].deny)
   end)
 end)

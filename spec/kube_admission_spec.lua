@@ -218,7 +218,6 @@ describe("the admission webhook", function()
     assert.same({}, allowed(run, regex))
     warned(run, "it makes regexes of all paths of host old.test, of those of Ingress default/old too",
       ingress { host = "old.test", paths = { { "/new" } }, annotations = { ["use-regex"] = "true" } })
-    warned(run, "canary: is not supported yet", ingress { annotations = { canary = "true" } })
     warned(run, "path /x of host new.test is ignored: another rule has it already", ingress { paths = { { "/x" }, { "/x" } } })
   end)
 
@@ -305,9 +304,20 @@ describe("the admission webhook", function()
         ingress { name = "old", host = "old.test", created = "2026-01-01T00:00:00Z", paths = { { "/late" } } }, { operation = "UPDATE" })
     end)
 
-    it("lets one side be a canary", function()
-      allowed(run, ingress { host = "old.test", paths = { { "/shop" } }, annotations = { canary = "true" } })
+    it("lets one side be a canary, and several canaries be", function()
+      allowed(run, ingress { host = "old.test", paths = { { "/shop" } }, annotations = { canary = "true", ["canary-weight"] = "10" } })
+      allowed(run, ingress { name = "second", host = "old.test", paths = { { "/shop" } }, annotations = { canary = "true" } })
     end)
+  end)
+
+  it("judges a canary by what is its own", function()
+    local run = start {}
+    assert.same({}, allowed(run, ingress { annotations = { canary = "true", ["canary-weight"] = "10", ["canary-by-header"] = "X-A" } }))
+    refused(run, "canary-weight: much is not a whole number", ingress { annotations = { canary = "true", ["canary-weight"] = "much" } })
+    warned(run, "canary-by-header-pattern: [a is not a regular expression",
+      ingress { annotations = { canary = "true", ["canary-by-header"] = "X-A", ["canary-by-header-pattern"] = "[a" } })
+    assert.same({}, allowed(run, ingress { annotations = { canary = "true", ["ssl-redirect"] = "nonsense" } })) -- it has no effect
+    warned(run, "canary-weight: 10 has no effect: it is for Ingresses with canary", ingress { annotations = { ["canary-weight"] = "10" } })
   end)
 
   it("leaves no trace", function()

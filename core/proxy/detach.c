@@ -54,6 +54,7 @@ void detach_exchange(struct exchange *exchange) {
   keep(exchange, &exchange->facts.server_name);
   keep(exchange, &exchange->upstream_name);
   keep(exchange, &exchange->alternative_name);
+  keep(exchange, &exchange->main_name);
   keep(exchange, &exchange->reply_reason);
   tally_keep(exchange);
   detach_drop_leases(exchange);

@@ -138,6 +138,7 @@ void exchange_set_method(struct exchange *exchange, struct span method) { exchan
 
 int exchange_use_upstream(struct exchange *exchange, struct upstream_ref upstream, struct span name) {
   if (exchange->upstream_is_set_by_policy) return ERROR_INVALID;
+  struct span main_name = exchange->upstream_name;
   exchange->upstream_is_set_by_policy = true;
   exchange->upstream = upstream;
   exchange->upstream_name = upstream_shown(name, &exchange->arena);
@@ -148,8 +149,7 @@ int exchange_use_upstream(struct exchange *exchange, struct upstream_ref upstrea
     if (other->upstream.slot != upstream.slot || other->upstream.generation != upstream.generation) continue;
     exchange->upstream_info = other;
     exchange->alternative_name = exchange->upstream_name;
-    exchange->facts.service = other->service;
-    exchange->facts.port = other->port;
+    exchange->main_name = main_name; /* as the facts, which stay the route's own: as in the reference */
     tally_alternative(exchange, other);
   }
   return 0;

@@ -98,7 +98,8 @@ struct exchange {
   struct route_facts facts;
   const struct route_settings *settings; /* of the route, or the worker's defaults; a copy in the arena once detached. NULL before MATCH */
   struct span received_host;             /* Host as received */
-  struct span alternative_name;          /* canary's upstream */
+  struct span alternative_name;          /* canary's upstream, if it was chosen */
+  struct span main_name;                 /* the route's own upstream then */
   unsigned failed_phases;                /* a header_filter failed: none runs again */
   int failure;                           /* of the current try: ERROR_* or a libuv code; 0: none */
   bool failed_to_connect, head_arrived, upstream_ended, sent_continue, request_stopped, reply_closes, is_reused_connection, avoid_pool, was_edited, is_logged;

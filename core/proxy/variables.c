@@ -242,7 +242,7 @@ struct span exchange_lookup(void *context, enum variable variable, struct span a
       return exchange->request ? headers_get(&exchange->request->headers, HEADER_CONTENT_TYPE) : none;
     case VARIABLE_PROXY_UPSTREAM_NAME:
     case VARIABLE_PROXY_HOST:
-      return exchange->upstream_name;
+      return exchange->main_name.length ? exchange->main_name : exchange->upstream_name;
     case VARIABLE_PROXY_ALTERNATIVE_UPSTREAM_NAME:
       return exchange->alternative_name.data ? exchange->alternative_name : SPAN("");
     case VARIABLE_UPSTREAM_ADDR:

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "proxy/exchange.h"
+#include "proxy/worker.h"
 #include "route/regex.h"
 #include "route/template.h"
 #include "script/exchange_objects.h"
@@ -199,6 +200,19 @@ static const luaL_Reg template_methods[] = {{"expand", template_expand_exchange}
 static const luaL_Reg ip_set_methods[] = {{"contains", set_contains_address}, {NULL, NULL}};
 static const luaL_Reg host_set_methods[] = {{"contains", set_contains_host}, {NULL, NULL}};
 static const luaL_Reg map_methods[] = {{"get", map_get}, {NULL, NULL}};
+/* handle:count() -> endpoints, of them those that take new requests; in hooks */
+static int upstream_count(lua_State *L) {
+  const struct value *value = check_value(L, PACK_UPSTREAM, "upstream:count");
+  const struct exchange *exchange = state_of(L)->running_exchange;
+  if (exchange == NULL) return luaL_error(L, "upstream:count: in hooks only");
+  struct upstream_ref ref = {value->upstream_slot, value->upstream_generation};
+  const struct upstream *upstream = snapshot_upstream(exchange->worker->root, ref);
+  lua_pushinteger(L, upstream ? (lua_Integer)upstream->count : 0);
+  lua_pushinteger(L, upstream ? (lua_Integer)upstream->ready : 0);
+  return 2;
+}
+
+static const luaL_Reg upstream_methods[] = {{"count", upstream_count}, {NULL, NULL}};
 static const luaL_Reg no_methods[] = {{NULL, NULL}};
 
 static const luaL_Reg *methods_of(enum pack_value_kind kind) {
@@ -213,6 +227,8 @@ static const luaL_Reg *methods_of(enum pack_value_kind kind) {
       return host_set_methods;
     case PACK_MAP_VALUE:
       return map_methods;
+    case PACK_UPSTREAM:
+      return upstream_methods;
     default:
       return no_methods;
   }

@@ -101,7 +101,11 @@ local function prepare(policy)
   local entry = { name = policy.name, policy = policy, guard = policy.guard or false, annotations = {}, settings = {}, names = {} }
   for _, name in ipairs(sorted(policy.annotations or {})) do
     local spec = policy.annotations[name]
-    local item = { name = name, spec = spec, default = schema.default(spec), aliases = schema.names(spec.alias), requires = schema.names(spec.requires) }
+    local item = {
+      name = name, spec = spec, default = schema.default(spec), aliases = schema.names(spec.alias), requires = schema.names(spec.requires),
+      is_alternative = spec.scope == "alternative",
+    }
+    entry.has_alternatives = entry.has_alternatives or item.is_alternative
     entry.annotations[#entry.annotations + 1] = item
     entry.names[#entry.names + 1] = name
     for _, alias in ipairs(item.aliases) do entry.names[#entry.names + 1] = alias end
@@ -193,9 +197,10 @@ end
 
 --- The texts of an annotation where its scope says they come from, each with the object that wrote it; the first good one counts.
 local function raws_of(item, input)
+  if item.is_alternative ~= (input.is_alternative or false) then return NONE end -- what is written on the other kind of Ingress is not its own
   local found = item.spec.scope == "host" and host_raws_of(item, input) or NONE
   local raw = found == NONE and own_raw(item, input.annotations or NONE)
-  return raw and { { raw = raw } } or found
+  return raw and { { raw = raw, source = input.source } } or found
 end
 
 local function missing_requirement(entry, item, input)
@@ -251,21 +256,37 @@ end
 local function read_annotations(entry, input, result)
   local values, aside = {}, { findings = {} }
   for _, item in ipairs(entry.annotations) do
-    local value = item.default
-    if item.setting then
-      local read = read_setting(item.setting, input.settings or {})
-      note_setting(entry, item.setting, read, result.findings)
-      value = read.value
+    if item.is_alternative == (input.is_alternative or false) then
+      local value = item.default
+      if item.setting then
+        local read = read_setting(item.setting, input.settings or {})
+        note_setting(entry, item.setting, read, result.findings)
+        value = read.value
+      end
+      local is_told = input.route or item.spec.scope == "host"
+      for _, one in ipairs(raws_of(item, input)) do
+        local own, is_end = read_one(entry, item, one, input, is_told and result or aside)
+        if own ~= nil then value = own end
+        if is_end then break end
+      end
+      values[item.name] = value
     end
-    local is_told = input.route or item.spec.scope == "host"
-    for _, one in ipairs(raws_of(item, input)) do
-      local own, is_end = read_one(entry, item, one, input, is_told and result or aside)
-      if own ~= nil then value = own end
-      if is_end then break end
-    end
-    values[item.name] = value
   end
   return values
+end
+
+--- What the alternatives of a route say: the annotations that sit on them, as values. What sits on the route's own Ingress in vain is said there.
+local function read_alternatives(entry, input, result)
+  local list = {}
+  for _, item in ipairs(entry.has_alternatives and entry.annotations or NONE) do
+    local raw = item.is_alternative and own_raw(item, input.annotations or NONE)
+    if raw then note(result.findings, "warn", item.name .. ": " .. schema.show(raw) .. " has no effect: it is for Ingresses with canary", item.name) end
+  end
+  for i, alternative in ipairs(input.route.alternatives or NONE) do
+    list[i] = read_annotations(entry, { is_alternative = true, annotations = alternative.annotations, settings = input.settings,
+      route = { source = alternative.source }, source = alternative.source }, result)
+  end
+  return list
 end
 
 local function read_settings(entry, input, result)
@@ -329,6 +350,7 @@ end
 
 local function applies(entry, input, is_host)
   if entry.policy.applies == "always" or carries(entry, input.annotations) or settings_differ(entry, input.settings) then return true end
+  if entry.has_alternatives and input.route and #(input.route.alternatives or NONE) > 0 then return true end
   if not is_host and not entry.has_host_scope then return false end
   local shared = input.shared
   if not shared then return is_carried_by_host(entry, input) end
@@ -350,7 +372,9 @@ local function run(entry, method, object, input, result)
   for _, finding in ipairs(result.findings) do
     if finding.level == "deny" then return end
   end
+  local alternatives = input.route and read_alternatives(entry, input, result)
   if result.rejected and input.route then return end
+  objects.tell_alternatives(object, alternatives)
   local ok, config = pcall(entry.policy[method], object, annotations, settings)
   objects.close(object)
   local problem

@@ -15,9 +15,9 @@ local function misuse(method, text)
   error(method .. ": " .. text, 3)
 end
 
-local function report(state, level, text)
+local function report(state, level, text, source)
   local findings = state.result.findings
-  findings[#findings + 1] = { level = level, text = text, cause = state.result.has_looked and "other" or nil }
+  findings[#findings + 1] = { level = level, text = text, source = source, cause = state.result.has_looked and "other" or nil }
 end
 
 ---------------------------------------------------------------------------------------------------------------- values
@@ -199,7 +199,21 @@ local function route_fact(state, key) return state.input.route[key] end
 route_facts.path, route_facts.path_type, route_facts.source = route_fact, route_fact, route_fact
 
 function route_facts.upstreams(state) return state.input.route.upstreams or {} end
-function route_facts.alternatives(state) return state.input.route.alternatives or {} end
+
+--- Those that canary Ingresses offer, with the policy's annotations that sit on them read as values. Made at first use.
+function route_facts.alternatives(state)
+  if not state.alternatives then
+    local list = {}
+    for i, alternative in ipairs(state.input.route.alternatives or {}) do
+      local upstream = { service = alternative.upstream.service, port = alternative.upstream.port, name = alternative.upstream.name }
+      state.known_upstreams[upstream] = alternative.upstream.key
+      list[i] = { upstream = upstream, source = alternative.source, annotations = state.values and state.values[i] or {} }
+      state.known_sources[list[i]] = alternative.source
+    end
+    state.alternatives = list
+  end
+  return state.alternatives
+end
 function route_facts.host(state) return state.host end
 
 function route_methods.set(route, name, value)
@@ -251,6 +265,8 @@ end
 
 function route_methods.upstream(route, service)
   local state = state_of(route, "route", "route:upstream")
+  local known = state.known_upstreams[service]
+  if known then return core.upstream_handle(known) end
   local name, port
   if type(service) == "string" then name, port = match(service, "^([a-z][a-z0-9-]*):([a-z0-9-]+)$") end
   if not name then misuse("route:upstream", "expects name:port, not " .. schema.show(service)) end
@@ -293,8 +309,10 @@ function route_methods.config_map(route, ref)
   return fetch(route, "route:config_map", "config_map", "config_maps", ref)
 end
 
-function route_methods.warn(route, text)
-  report(state_of(route, "route", "route:warn"), "warn", own_text("route:warn", text))
+--- With one of route.alternatives it is about that one's Ingress.
+function route_methods.warn(route, text, alternative)
+  local state = state_of(route, "route", "route:warn")
+  report(state, "warn", own_text("route:warn", text), alternative and state.known_sources[alternative])
 end
 function route_methods.deny(route, text)
   report(state_of(route, "route", "route:deny"), "deny", own_text("route:deny", text))
@@ -306,10 +324,15 @@ local Route = class("route", route_facts, route_methods)
 function objects.route(input, result, read, owner)
   local route = setmetatable({}, Route)
   states[route] = {
-    what = "route", input = input, result = result, owner = owner, upstreams = {}, is_open = true,
+    what = "route", input = input, result = result, owner = owner, upstreams = {}, known_upstreams = {}, known_sources = {}, is_open = true,
     host = objects.host(input.host, result, read, false),
   }
   return route
+end
+
+--- What the policy's annotations on the alternatives say, in their order.
+function objects.tell_alternatives(object, values)
+  states[object].values = values
 end
 
 --- The policy returned: a kept object says so from here on instead of changing a result that is gone. What its state referred to is let go at once: a weak

@@ -13,6 +13,7 @@
 --   services           "name:port" to a list of endpoints ("10.0.0.9:80" or { address =, ready =, draining = });
 --                      "default": the route's own Service
 --   secrets, config_maps   "namespace/name" to tables   sources    the host's objects, where host:sources matter
+--   alternatives       what canary Ingresses offer: { service = "name:port", annotations =, name =, namespace = }, oldest first; see services
 --   answer             what endpoints answer: { status, headers, body }
 --   answers            the same by endpoint address, or "refuse"
 --   allow_findings     do not raise on the first complaint; they are in route.findings
@@ -195,11 +196,21 @@ local function attach(route, spec, beside)
   local source = { kind = "Ingress", namespace = spec.namespace or "default", name = spec.name or "test" }
   input.host.sources = core.array(input.host.sources
     or { { namespace = source.namespace, name = source.name, paths = { spec.path or "/" }, annotations = spec.annotations or {} } })
+  local alternatives = core.array {}
+  for i, alternative in ipairs(spec.alternatives or {}) do
+    local service, port = alternative.service:match("^([^:]+):(.+)$")
+    local namespace = alternative.namespace or source.namespace
+    alternatives[i] = {
+      upstream = { service = service, port = port, name = namespace .. "-" .. service .. "-" .. port, key = namespace .. "/" .. service .. "/" .. port },
+      source = { kind = "Ingress", namespace = namespace, name = alternative.name or "canary-" .. i }, annotations = alternative.annotations or {},
+    }
+  end
+  route.alternatives = alternatives
   local route_input = {
     host = input.host, annotations = input.annotations, settings = input.settings,
     route = {
       path = spec.path or "/", path_type = spec.path_type or "Prefix", source = source,
-      upstreams = { { service = "default", port = "80", weight = 1, name = MAIN } }, alternatives = core.array {},
+      upstreams = { { service = "default", port = "80", weight = 1, name = MAIN } }, alternatives = alternatives,
     },
   }
   route.source = source
@@ -269,6 +280,10 @@ local function build(route, spec)
     upstreams = { { name = MAIN_KEY, service = "default", port = "80", weight = 1 } },
     facts = { path = spec.path or "/", path_type = spec.path_type or "Prefix", source = route.source, host = { name = route.host, tls = spec.tls or false } },
   }
+  for _, alternative in ipairs(route.alternatives) do
+    local upstream = alternative.upstream
+    table.insert(body.upstreams, { name = upstream.key, service = upstream.service, port = upstream.port, weight = 0 })
+  end
   host.routes[1] = body
   local changes, policies, results, host_results = {}, core.array {}, {}, {}
   for _, policy in ipairs(route.policies) do

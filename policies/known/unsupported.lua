@@ -19,8 +19,7 @@ put(LATER, [[
 put(NGINX, "auth-snippet", true)
 
 put(LATER, [[
-  enable-global-auth affinity-canary-behavior
-  canary canary-by-header canary-by-header-value canary-by-header-pattern canary-by-cookie canary-weight canary-weight-total
+  enable-global-auth
   custom-http-errors default-backend disable-proxy-intercept-errors
   enable-rewrite-log enable-modsecurity enable-owasp-core-rules modsecurity-snippet modsecurity-transaction-id
   enable-opentelemetry opentelemetry-trust-incoming-span opentelemetry-operation-name
