@@ -42,7 +42,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 
 CFLAGS_ALL = -std=gnu17 $(WARNINGS) $(FLAGS_$(VARIANT)) -fPIC -pthread -Icore -I. -D_GNU_SOURCE \
   -DMOONGATE_VERSION='"$(VERSION)"' -DMOONGATE_PREFIX='"$(PREFIX)"' $(PC_CFLAGS) $(CFLAGS)
-LIBS = $(LLHTTP_LIBS) $(PC_LIBS) -lm -ldl -pthread
+LIBS = $(LLHTTP_LIBS) $(PC_LIBS) -lcrypt -lm -ldl -pthread
 
 SOURCES := $(wildcard core/*/*.c kube/*.c)
 OBJECTS := $(patsubst %.c,$(OUT)/obj/%.o,$(filter-out core/app/main.c,$(SOURCES)))
@@ -56,7 +56,7 @@ help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 APT_PACKAGES := gcc make pkg-config git libc6-dev libuv1-dev libssl-dev libluajit-5.1-dev luajit lua-cjson lua-busted lua-check libcmocka-dev \
-  libpcre2-dev libc-ares-dev libcurl4-openssl-dev libyaml-dev clang libclang-rt-dev clang-tidy clang-format-19 python3 python3-pytest python3-yaml openssl curl ca-certificates procps iproute2 util-linux
+  libpcre2-dev libc-ares-dev libcurl4-openssl-dev libyaml-dev libcrypt-dev clang libclang-rt-dev clang-tidy clang-format-19 python3 python3-pytest python3-yaml openssl curl ca-certificates procps iproute2 util-linux
 build/.deps: Makefile
 	@mkdir -p build
 	@missing=""; for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \

@@ -12,6 +12,7 @@ return {
   -- who may come in
   "satisfy",
   "access-lists",
+  "basic-auth",
   -- how the application is asked
   "upstream-vhost",
   "connection-header",

@@ -129,13 +129,14 @@ describe("the sync", function()
   end)
 
   it("closes routes whose guard has no policy", function()
-    local run = kube.start { files = { ["a.yaml"] = kube.ingress { annotations = { ["auth-type"] = "basic" } } .. "---\n" .. kube.ingress { name = "open",
+    local run = kube.start { files = { ["a.yaml"] = kube.ingress { annotations = { ["auth-url"] = "http://auth.test" } } .. "---\n"
+      .. kube.ingress { name = "open",
       paths = { { "/open" } } } .. "---\n" .. WEB } }
     local by_path = {}
     for _, route in ipairs(run.units["host shop.test"].routes) do by_path[route.path] = route.denied or "open" end
-    assert.same({ ["/"] = "auth-type: no policy for it yet", ["/open"] = "open" }, by_path)
-    assert.matches("deny a.yaml:1: Ingress default/shop: auth-type: is not supported yet", run.findings(), 1, true)
-    run.change("a.yaml", kube.ingress { annotations = { ["auth-type"] = "" } } .. "---\n" .. WEB) -- an empty value counts as none
+    assert.same({ ["/"] = "auth-url: no policy for it yet", ["/open"] = "open" }, by_path)
+    assert.matches("deny a.yaml:1: Ingress default/shop: auth-url: is not supported yet", run.findings(), 1, true)
+    run.change("a.yaml", kube.ingress { annotations = { ["auth-url"] = "" } } .. "---\n" .. WEB) -- an empty value counts as none
     assert.is_nil(run.units["host shop.test"].routes[1].denied)
   end)
 

@@ -260,7 +260,7 @@ void dict_get(struct dict *dict, struct dict_asker asker, struct span key, struc
     value->kind = entry->kind;
     value->number = entry->number;
     value->boolean = entry->number != 0;
-    if (entry->kind == DICT_TEXT) buffer_append(text, span_make(entry->bytes + entry->key_length, entry->text_length));
+    if (entry->kind == DICT_TEXT && text) buffer_append(text, span_make(entry->bytes + entry->key_length, entry->text_length));
   }
   pthread_mutex_unlock(&shard->lock);
 }

@@ -38,7 +38,7 @@ struct dict_value {
 };
 enum dict_result { DICT_DONE = 0, DICT_IS_THERE = 1, DICT_IS_NO_NUMBER = 2, DICT_IS_FULL = 3 };
 
-/* A text is appended to `text`, and is the caller's. */
+/* A text is appended to `text`, which may be NULL, and is the caller's. */
 void dict_get(struct dict *dict, struct dict_asker asker, struct span key, struct dict_value *value, struct buffer *text);
 /* `lifetime_ms` 0: for ever. `only_new`: DICT_IS_THERE if there is one. DICT_IS_FULL: nothing is there now. */
 enum dict_result dict_set(struct dict *dict, struct dict_asker asker, struct span key, const struct dict_value *value, uint64_t lifetime_ms, bool only_new);

@@ -34,6 +34,7 @@
   X(POLICY_COUNTERS, 32, "counters", "the count is dropped", "counters that one owner's policies make") \
   X(POLICY_SERIES, 256, "series", "the count is dropped", "different label values of one such counter") \
   X(POLICY_SERIES_BYTES, 512, "bytes", "the count is dropped", "the label values of one count") \
+  X(PASSWORDS, 64, "passwords", "nil, to the policy", "passwords that are being checked, of the process") \
   X(DICTIONARIES, 16, "dictionaries", "Lua error", "shared dictionaries that one owner's policies use") \
   X(DICTIONARY_BYTES, 8388608, "bytes", "the least recently used goes; what finds no room is refused", "one shared dictionary, in 16 parts") \
   X(DICTIONARY_KEY_BYTES, 512, "bytes", "Lua error", "a key of a shared dictionary") \

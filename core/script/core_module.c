@@ -141,6 +141,7 @@ int luaopen_moongate_core(lua_State *L) {
   core_text_register(L, core);
   core_counter_register(L, core);
   core_dict_register(L, core);
+  core_password_register(L, core);
   core_json_register(L, core);
   core_http_register(L, core);
   core_operation_register(L, core);

@@ -12,6 +12,7 @@ void owners_preload(lua_State *L);
 void core_text_register(lua_State *L, int core);
 void core_counter_register(lua_State *L, int core);
 void core_dict_register(lua_State *L, int core);
+void core_password_register(lua_State *L, int core);
 void core_json_register(lua_State *L, int core);
 void core_http_register(lua_State *L, int core);
 void core_operation_register(lua_State *L, int core);

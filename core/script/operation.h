@@ -16,7 +16,8 @@
 #define OPERATIONS(X) \
   X(SLEEP, sleep) \
   X(BODY, body) \
-  X(HTTP, http)
+  X(HTTP, http) \
+  X(PASSWORD, password)
 
 enum operation_kind {
 #define X(kind, function) OPERATION_##kind,
@@ -42,6 +43,7 @@ struct operation {
   struct http_call *call; /* HTTP */
   struct upstream_ref upstream;
   bool has_upstream; /* the call goes to an endpoint of it */
+  struct password_job *password;
 };
 
 struct http_call;

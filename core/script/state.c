@@ -335,6 +335,7 @@ void state_free(struct script_state *state) {
   state->log = NULL; /* of the thread that used it last, and its ring has one producer: what a finalizer says goes to stderr */
   for (unsigned i = 0; i < state->policy_count; i++) policy_clear(state, &state->policies[i]);
   lua_close(state->L);
+  if (state->passwords) dict_release(state->passwords);
   free(state->policies);
   free(state->free_slots);
   free(state->owner);

@@ -64,6 +64,7 @@ struct script_state {
   struct log *log;                /* of the thread that uses it now; NULL: stderr */
   struct series_registry *series; /* NULL where no requests come */
   struct dict_store *dicts;       /* the same */
+  struct dict *passwords;         /* what operation_password.c remembers; NULL until it does */
   bool has_told_dropped;          /* a counter beyond the owner's share was logged */
   /* bounds of guests; enforced only while their code runs, so that the runtime's own calls cannot fail */
   size_t memory_used, memory_limit;

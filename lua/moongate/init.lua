@@ -122,6 +122,13 @@ moongate.sleep = core.sleep
 ---@type moongate.http
 moongate.http = { request = core.http_request }
 
+-------------------------------------------------------------------------------------------------------------- passwords
+
+--- `password.verify(hash, text)` -> whether the text is the one that the hash was made of; or nil and why it is not known (the hash is of an unknown form, too
+--- many are being checked). Waits, at most five seconds. Forms: {PLAIN} {SHA} {SSHA} $apr1$ $1$ $2a$ $2b$ $2y$ $5$ $6$ and the old crypt of 13 letters.
+--- `password.complaint(hash)` -> nil, or what is wrong with a hash: "has ...".
+moongate.password = core.password
+
 ------------------------------------------------------------------------------------------------------------------- URIs
 
 local uri = { escape = core.uri.escape, unescape = core.uri.unescape }

@@ -20,6 +20,7 @@ LIBRARIES = {
     "lualib.h": {"script", "app", "kube"},
     "luajit.h": {"script", "app", "kube"},
     "curl/": {"script", "app", "kube"},
+    "crypt.h": {"script"},
     "yaml.h": {"kube"},
 }
 

@@ -217,7 +217,27 @@ def many_statuses(_):
         rises(proxy, "METRIC_ROUTE_SERIES", lambda proxy: [proxy.request(f"/status/{status}", "app.example") for status in range(200, 330)])
 
 
-ELSEWHERE = (too_many_connections, says_no_proxy_header, long_proxy_header, many_counters, long_api_errors, many_statuses)
+def many_passwords(_):
+    policy = '''
+local moongate = require "moongate"
+local policy = { name = "probe", summary = "x", applies = "always", attach = function() return {} end }
+function policy.access(exchange)
+  local right, why = moongate.password.verify("$2y$13$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2", exchange.request.path)
+  return exchange:respond { body = tostring(right) .. tostring(why) }
+end
+return policy
+'''
+    manifests = {"app.json": [service(), *slice_of([9]), ingress("app", "app.example")]}
+    with running(manifests, policies={"probe.lua": policy}) as proxy, contextlib.ExitStack() as opened:
+        def deed(proxy):
+            for i in range(70):
+                opened.enter_context(socket.create_connection((proxy.address, proxy.http_port), 10)).sendall(request(f"/{i}").replace(b"Connection: close\r\n", b""))
+
+        rises(proxy, "PASSWORDS", deed)
+        opened.close()  # those that wait are given up
+
+
+ELSEWHERE = (many_passwords, too_many_connections, says_no_proxy_header, long_proxy_header, many_counters, long_api_errors, many_statuses)
 CASES = {
     "HEAD_BYTES": [sends(431, request(headers="X: " + "a" * 40000 + "\r\n")), asks("/head", 502)],
     "REQUEST_LINE_BYTES": [sends(414, request("/" + "a" * 9000))],
@@ -268,6 +288,7 @@ CASES = {
     "POLICY_COUNTERS": [many_counters],
     "POLICY_SERIES": [probes("series")],
     "POLICY_SERIES_BYTES": [probes("series_bytes")],
+    "PASSWORDS": [many_passwords],
     "DICTIONARIES": [probes("dicts", 500)],
     "DICTIONARY_BYTES": [probes("dict_bytes")],
     "DICTIONARY_KEY_BYTES": [probes("dict_key", 500)],

@@ -5,7 +5,7 @@ import pytest
 from harness import BINARY, Echo, service, slice_of
 from worlds import PREFIX, case, running
 
-GUARDS = {"auth-type": "basic", "auth-secret": "x", "auth-url": "http://auth.example/", "auth-signin": "http://auth.example/", "auth-tls-secret": "default/ca", "auth-tls-match-cn": "CN=x",
+GUARDS = {"auth-url": "http://auth.example/", "auth-signin": "http://auth.example/", "auth-tls-secret": "default/ca", "auth-tls-match-cn": "CN=x",
           "auth-snippet": "x"}
 HARMLESS = {"mirror-target": "http://mirror.example/", "configuration-snippet": "deny all;", "limit-rps": "1", "custom-http-errors": "404", "global-rate-limit": "1", "enable-modsecurity": "true", "no-such-name": "1",
             "proxy-buffering": "on"}

@@ -11,7 +11,7 @@ name=moongate:dev
 archive=build/moongate-image.tar
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/moongate/image
 packages="gcc make pkg-config git libc6-dev libuv1-dev libssl-dev libluajit-5.1-dev lua-cjson libpcre2-dev libc-ares-dev libyaml-dev libcurl4-openssl-dev
-  libllhttp-dev libcap2-bin ca-certificates"
+  libcrypt-dev libllhttp-dev libcap2-bin ca-certificates"
 
 say() { printf '== %s\n' "$*"; }
 [ "$(id -u)" = 0 ] || { echo "make image: needs root (debootstrap, chroot, file capabilities)" >&2; exit 1; }

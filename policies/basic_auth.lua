@@ -1,0 +1,113 @@
+--- Asks for a user's name and password (HTTP basic authentication), as a Secret has them.
+local moongate = require "moongate"
+
+local policy = {
+  name = "basic-auth",
+  summary = "Lets in who knows a name and a password of a Secret.",
+  guard = true,
+  annotations = {
+    ["auth-type"] = { type = "enum", values = { "basic" }, doc = "`basic`: HTTP basic authentication." },
+    ["auth-secret"] = { type = "secret", requires = "auth-type", risk = "medium", doc = "Secret with the users, [namespace/]name." },
+    ["auth-secret-type"] = {
+      type = "enum", values = { "auth-file", "auth-map" }, default = "auth-file", requires = "auth-type",
+      doc = "`auth-file`: the key `auth` holds lines of htpasswd. `auth-map`: each key is a user, its value the hash.",
+    },
+    ["auth-realm"] = {
+      type = "string", pattern = "^[%w%-%._~/: ]+$", default = "", requires = "auth-type", risk = "medium", doc = "What the visitor is shown.",
+    },
+  },
+  settings = {
+    ["no-auth-locations"] = {
+      type = "list", of = "string", default = "/.well-known/acme-challenge", doc = "Paths of rules that ask nobody, with all below them.",
+    },
+  },
+}
+
+local function trim(text)
+  return text:match("^%s*(.-)%s*$")
+end
+
+--- Users and hashes of htpasswd's lines; the first of two with one name counts.
+local function users_of_file(text)
+  local users = {}
+  for line in text:gmatch("[^\r\n]+") do
+    local name, hash = line:match("^%s*([^:#][^:]*):([^:]+)")
+    if name and not users[name] then users[name] = trim(hash) end
+  end
+  return users
+end
+
+local function users_of_map(data)
+  local users = {}
+  for name, hash in pairs(data) do users[name] = trim(hash) end
+  return users
+end
+
+local function note_bad_hashes(route, ref, users)
+  local names = {}
+  for name in pairs(users) do names[#names + 1] = name end
+  table.sort(names)
+  if #names == 0 then route:warn("auth-secret: " .. ref .. " has no user: nobody gets in") end
+  for _, name in ipairs(names) do
+    local why = moongate.password.complaint(users[name])
+    if why then route:warn(("auth-secret: %s %s: the user %s does not get in"):format(ref, why, (name:gsub("%c", "?")))) end
+  end
+  return #names > 0
+end
+
+--- A rule whose own path is one of those, or below it. In a pattern nothing is known to be below.
+local function is_exempt(path, prefixes)
+  for _, prefix in ipairs(prefixes) do
+    local whole = prefix:sub(-1) == "/" and prefix or prefix .. "/"
+    if path == prefix or (path:sub(1, #whole) == whole and not path:find("[%^%$%*%+%?%(%)%[%]{}|\\]")) then return true end
+  end
+  return false
+end
+
+function policy.attach(route, annotations, settings)
+  local kind, ref = annotations["auth-type"], annotations["auth-secret"]
+  if not kind then return end
+  if is_exempt(route.path, settings["no-auth-locations"]) then return end
+  if not ref then return route:deny("auth-secret: is missing, and auth-type needs it") end
+  local data, problem = route:secret(ref)
+  if not data then return route:deny("auth-secret: " .. ref .. " " .. (problem or "does not exist")) end
+  local users
+  if annotations["auth-secret-type"] == "auth-map" then
+    users = users_of_map(data)
+  elseif data.auth then
+    users = users_of_file(data.auth)
+  else
+    return route:deny("auth-secret: " .. ref .. " has no key auth")
+  end
+  route:remove_request_header("Authorization") -- it is not for the application
+  return {
+    users = note_bad_hashes(route, ref, users) and moongate.map(users) or nil,
+    challenge = 'Basic realm="' .. annotations["auth-realm"] .. '"',
+  }
+end
+
+--- The name and the password that came with the request.
+local function credentials(exchange)
+  local header = exchange.request.headers:get("Authorization")
+  local kind, rest = (header or ""):match("^(%a+) +(%S+)%s*$")
+  if not kind or kind:lower() ~= "basic" then return nil end
+  return (moongate.base64.decode(rest) or ""):match("^([^:]*):(.*)$")
+end
+
+function policy.access(exchange, config)
+  local name, password = credentials(exchange)
+  local hash = name and config.users and config.users:get(name)
+  if hash and not moongate.password.complaint(hash) then
+    local is_right, problem = moongate.password.verify(hash, password)
+    if is_right then return exchange:allow() end
+    if is_right == nil then return exchange:deny(503, "the password could not be checked: " .. problem) end
+  end
+  exchange.ctx.asks = true
+  return exchange:deny(401, name and "wrong name or password" or "no name and password")
+end
+
+function policy.header_filter(exchange, config)
+  if exchange.ctx.asks and exchange.response.status == 401 then exchange.response.headers:set("WWW-Authenticate", config.challenge) end
+end
+
+return policy

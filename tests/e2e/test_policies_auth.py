@@ -1,0 +1,107 @@
+"""Basic authentication over real HTTP: Secrets, hashes, what is remembered, what fails closed."""
+import base64
+import subprocess
+import threading
+import time
+
+import pytest
+from harness import Echo, config_map, service, slice_of, wait_until
+from worlds import case, running
+
+APR1 = subprocess.run(["openssl", "passwd", "-apr1", "secret"], check=True, capture_output=True, text=True).stdout.strip()
+SHA512 = subprocess.run(["openssl", "passwd", "-6", "secret"], check=True, capture_output=True, text=True).stdout.strip()
+BCRYPT = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC"  # myPassword
+SLOW = "$2y$14$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2"  # nobody's
+
+
+def secret(name, namespace=None, **data):
+    metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}}
+
+
+def htpasswd(**users):
+    return "".join(f"{name}:{value}\n" for name, value in users.items())
+
+
+def auth(host, **annotations):
+    return case(host, auth_type="basic", **{"auth_secret": "users", **annotations})
+
+
+@pytest.fixture(scope="module")
+def proxy():
+    app = Echo("app")
+    objects = [
+        secret("users", auth=htpasswd(ann=APR1, bob=SHA512, cid=BCRYPT, dan="{PLAIN}plain")), secret("map", eve=APR1), secret("foreign", "other", auth=htpasswd(ann=APR1)),
+        secret("slow", auth=htpasswd(slow=SLOW, dan="{PLAIN}plain")), secret("odd", users="x"), config_map("settings", {"use-forwarded-headers": "true"}),
+        auth("file.example", auth_realm="The shop"), auth("map.example", auth_secret="map", auth_secret_type="auth-map"), auth("slow.example", auth_secret="slow"),
+        auth("missing.example", path=["/", "/b"], auth_secret="nobody"), auth("foreign.example", auth_secret="other/foreign"), auth("odd.example", auth_secret="odd"),
+        case("digest.example", auth_type="digest", auth_secret="users"), auth("cors.example", enable_cors="true"), auth("moved.example", permanent_redirect="https://other.example/"),
+        auth("any.example", satisfy="any", whitelist_source_range="10.0.0.0/8"), auth("acme.example", path=["/", "/.well-known/acme-challenge"]), case("plain.example")]
+    with running({"app.json": [service(), *slice_of([app.port])], "objects.json": objects}, [app], workers=2, flags=["--configmap", "default/settings"],
+                 expect_errors=["auth-secret|auth-type", "status=503"]) as it:
+        yield it
+
+
+def ask(proxy, host, user=None, password=None, path="/", **headers):
+    if user is not None:
+        headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    return proxy.request(path, host, headers={name.replace("_", "-"): value for name, value in headers.items()}, timeout=30)
+
+
+def test_users_of_a_file(proxy):
+    for user, password in (("ann", "secret"), ("bob", "secret"), ("cid", "myPassword"), ("dan", "plain")):
+        for _ in range(4):  # over both workers, and by what is remembered
+            assert ask(proxy, "file.example", user, password).status == 200
+        assert ask(proxy, "file.example", user, password + "x").status == 401
+    answer = ask(proxy, "file.example")
+    assert (answer.status, answer.header("www-authenticate")) == (401, 'Basic realm="The shop"') and "401 Authorization Required" in answer.text
+    assert ask(proxy, "file.example", "nobody", "secret").status == 401
+    seen = proxy.echo("/", "file.example", headers={"Authorization": "Basic " + base64.b64encode(b"dan:plain").decode()})
+    assert "authorization" not in seen["lower"]
+    wait_until(lambda: proxy.access.find(r" - dan \["), what="the user in the log")
+
+
+def test_users_of_a_map(proxy):
+    assert ask(proxy, "map.example", "eve", "secret").status == 200 and ask(proxy, "map.example", "ann", "secret").status == 401
+
+
+def test_what_cannot_be_set_up_is_closed(proxy):
+    for host in ("missing", "foreign", "odd", "digest"):
+        assert ask(proxy, f"{host}.example", "ann", "secret").status == 503, host
+    assert ask(proxy, "missing.example", path="/b").status == 503
+
+
+def test_what_comes_before_and_beside(proxy):
+    assert proxy.request("/", "cors.example", method="OPTIONS").status == 204
+    answer = ask(proxy, "cors.example")
+    assert (answer.status, answer.header("access-control-allow-origin")) == (401, "*")
+    assert ask(proxy, "moved.example").status == 301
+    assert ask(proxy, "any.example", X_Forwarded_For="10.0.0.1").status == 200 and ask(proxy, "any.example", "ann", "secret", X_Forwarded_For="192.0.2.1").status == 200
+    answer = ask(proxy, "any.example", X_Forwarded_For="192.0.2.1")
+    assert (answer.status, answer.header("www-authenticate")) == (401, 'Basic realm=""')
+    assert ask(proxy, "acme.example").status == 401 and ask(proxy, "acme.example", path="/.well-known/acme-challenge/x").status == 200
+
+
+def test_a_slow_hash_holds_nobody_else_up(proxy):
+    statuses = []
+    threads = [threading.Thread(target=lambda i=i: statuses.append(ask(proxy, "slow.example", "slow", f"x{i}").status)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    began, served = time.monotonic(), 0
+    while any(thread.is_alive() for thread in threads):
+        assert ask(proxy, "plain.example").status == 200 and ask(proxy, "slow.example", "dan", "plain").status == 200
+        served += 2
+    assert sorted(set(statuses)) in ([401], [401, 503], [503])  # 503: it took longer than five seconds
+    assert served > 5 * (time.monotonic() - began)
+
+
+def test_a_secret_changes(moongate, echo):
+    app = echo("app")
+    proxy = moongate({"app.json": [service(), *slice_of([app.port]), auth("a.example")]}, expect_errors=["auth-secret", "status=503"])
+    assert ask(proxy, "a.example", "dan", "one").status == 503
+    for password in ("one", "two"):
+        proxy.write("secret.json", [secret("users", auth=htpasswd(dan="{PLAIN}" + password))])
+        wait_until(lambda p=password: ask(proxy, "a.example", "dan", p).status == 200, what="the new password")
+    assert ask(proxy, "a.example", "dan", "one").status == 401
+    proxy.remove("secret.json")
+    wait_until(lambda: ask(proxy, "a.example", "dan", "two").status == 503, what="closed")
