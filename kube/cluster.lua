@@ -55,7 +55,7 @@ end
 --- Sends a request. The handler gets what client:next() gives for it: kind, value, extra; "done" and "failed" are the last.
 ---@return integer id
 function cluster:send(request, handler)
-  local id = self.options.client:send(request)
+  local id = assert(self.options.client:send(request))
   self.handlers[id] = handler
   return id
 end

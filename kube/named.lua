@@ -168,7 +168,7 @@ end
 ---@param id string "namespace/name"
 function named:want(kind, id)
   local key = kind .. " " .. id
-  local namespace = id:match("^([^/]+)/.")
+  local namespace = id:match("^([a-z0-9-]+)/[a-z0-9.-]+$") -- no object has another name: whoever wrote it will be told that there is none
   if self.wanted[key] or not namespace then return end
   self.wanted[key] = true
   if kind == "ConfigMap" or self.has_looked then look(self, kind, id, namespace) end

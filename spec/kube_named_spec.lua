@@ -134,3 +134,22 @@ describe("many Secrets that are named", function()
     for i = 65, 100 do assert.equal("a", data_of(run, "opaque-" .. i)) end
   end)
 end)
+
+describe("a name that no object can have", function()
+  teardown(kube.clean)
+
+  it("is not asked for, and keeps nobody waiting", function()
+    for _, name in ipairs { "not a namespace/map", "system?watch=true/map", "system/a map", "..%2f/map", "/", "system/", "Ärger/map" } do
+      local server = basic()
+      local send = server.send
+      function server.send(self, request) -- as the real one: what must be escaped is refused
+        if request.path:find "[^!-~]" then return nil, "the path holds bytes that must be escaped" end
+        return send(self, request)
+      end
+      server:apply { apiVersion = "v1", kind = "ConfigMap", metadata = { name = "settings", namespace = "system" }, data = { ["proxy-set-headers"] = name } }
+      local run = start(server, { configmap = "system/settings" })
+      assert.equal(1, #run.messages, name)
+      assert.equal(1, server:count "fieldSelector=metadata.*limit", name)
+    end
+  end)
+end)
