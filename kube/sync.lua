@@ -77,7 +77,7 @@ function sync.new(options)
   self.good = shelf.new()  -- Ingress id -> the last version that every policy accepted, or CURRENT
   self.certificate_users = {} -- Secret id -> { [holder] = true }
   self.dirty = { hosts = {}, upstreams = {}, certificates = {}, names = {}, orphans = {} }
-  self.queue = {}          -- hosts to be built in slices
+  self.queue = { head = 1, tail = 0, has = {} } -- hosts to be built in slices
   self.raw_settings, self.fields, self.own = {}, {}, {}
   self.setting_findings = {}
   self.message = {}
@@ -578,10 +578,10 @@ function sync:take_over(host, made)
 end
 
 function sync:enqueue(host)
-  if not self.queued then self.queued = {} end
-  if self.queued[host] then return end
-  self.queued[host] = true
-  self.queue[#self.queue + 1] = host
+  local queue = self.queue
+  if queue.has[host] then return end
+  queue.tail = queue.tail + 1
+  queue[queue.tail], queue.has[host] = host, true
 end
 
 -- ---- the rest of a message ----
@@ -684,7 +684,7 @@ end
 ---@param now number monotonic seconds
 function sync:take_in(now) self.taken_at = self.taken_at or now end
 
-function sync:has_work() return self.pass ~= nil or self.large ~= nil or self.queue[self.queue_head or 1] ~= nil or next(self.dirty.hosts) ~= nil end
+function sync:has_work() return self.pass ~= nil or self.large ~= nil or self.queue.head <= self.queue.tail or next(self.dirty.hosts) ~= nil end
 
 --- Everything that was taken in is sent.
 function sync:rest()
@@ -770,17 +770,14 @@ end
 ---@param seconds number
 function sync:work(seconds)
   local deadline = native.clock() + seconds
-  local head = self.queue_head or 1
-  while (self.large or self.queue[head]) and native.clock() < deadline do
-    if large_host.work(self, deadline) and self.queue[head] then
-      local host = self.queue[head]
-      self.queue[head], self.queued[host] = nil, nil
-      head = head + 1
+  local queue = self.queue
+  while (self.large or queue.head <= queue.tail) and native.clock() < deadline do
+    if large_host.work(self, deadline) and queue.head <= queue.tail then
+      local host = queue[queue.head]
+      queue[queue.head], queue.has[host], queue.head = nil, nil, queue.head + 1
       if large_host.is(self, host) then self.large = large_host.begin(self, host, self.policies.set) else self:rebuild(host) end
     end
   end
-  self.queue_head = head
-  if not self.queue[head] then self.queue, self.queue_head = {}, 1 end
   if next(self.dirty.hosts) then self:flush() elseif #self.message > 0 or self.has_part then self:finish_message() end
   while self.pass and native.clock() < deadline do
     if policy_change.step(self, deadline) then policy_change.finish(self) end

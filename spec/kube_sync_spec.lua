@@ -269,6 +269,26 @@ describe("the sync", function()
     end
   end)
 
+  it("loses none of what is queued while the queue is worked on", function()
+    local files = { ["w.yaml"] = kube.service("web") .. "---\n" .. kube.slice("web") }
+    for i = 1, 40 do files["i" .. i .. ".yaml"] = kube.ingress { name = "i" .. i, host = ("h%d.test"):format(i) } end
+    local run = kube.start { files = files }
+    local rebuild, built = run.sync.rebuild, 0
+    function run.sync.rebuild(self, host)
+      built = built + 1
+      return rebuild(self, host)
+    end
+    for most = 1, 39 do -- so many are built when all are queued again
+      built = 0
+      for i = 1, 40 do run.sync:enqueue(("h%d.test"):format(i)) end
+      repeat run.sync:work(1e-5) until built >= most
+      local first = built
+      for i = 1, 40 do run.sync:enqueue(("h%d.test"):format(i)) end
+      while run.sync:work(1) do end
+      assert.equal(40 + first, built)
+    end
+  end)
+
   it("slices what is too much for one turn", function()
     local run = kube.start { files = { ["w.yaml"] = WEB } }
     local list = {}
