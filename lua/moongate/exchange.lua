@@ -78,7 +78,8 @@ local Request = {}
 ---@return string|nil
 function Request:argument(name) end
 
---- Waits for the whole body, which is still sent on. A second call gives the same. `max`: bytes, 65536 unless given, 1 MiB at most; `timeout`: seconds, 5 unless given.
+--- Waits for the whole body, which is still sent on. A second call gives the same. `max`: bytes, 65536 unless given, 1 MiB at most;
+--- `timeout`: seconds, 5 unless given.
 ---@param options { max: integer|nil, timeout: number|nil }|nil
 ---@return string|nil body
 ---@return "too large"|"timeout"|"no room"|nil why
@@ -94,7 +95,8 @@ function Request:set_query(query) end
 ---@param method string
 function Request:set_method(method) end
 
---- Names are case-insensitive. Fields that frame the message or belong to the connection are the core's: writing one raises, and so does a value with CR, LF or NUL.
+--- Names are case-insensitive. Fields that frame the message or belong to the connection are the core's: writing one raises, and so does
+--- a value with CR, LF or NUL.
 ---@class RequestHeaders
 local RequestHeaders = {}
 
