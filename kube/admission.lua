@@ -265,7 +265,7 @@ end
 --- of its Ingress; it does not become the one to blame.
 local function judge_overlap(self, ingress, host)
   local sync, own = self.sync, claims(ingress, host)
-  local before = claims(sync:placed_ingress(ingress.id), host)
+  local before = claims(sync.placed:open(ingress.id), host)
   local taken = { exact = {}, prefix = {} }
   local function look_at(other, path)
     local of_type = taken[path.type]
@@ -282,7 +282,7 @@ local function judge_overlap(self, ingress, host)
     return false
   end
   for id in world.each(sync.world.ingresses:get(host)) do
-    local version = id ~= ingress.id and sync:version(sync.placed, id)
+    local version = id ~= ingress.id and sync.placed:get(id)
     local other = version and may_hold(version) and sync.store.open(version)
     for _, rule in ipairs(other and other.rules or {}) do
       for _, path in ipairs(rule.host == host and rule.paths or {}) do

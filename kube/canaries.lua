@@ -25,7 +25,7 @@ end
 ---@return table[]
 function canaries.of(self, host)
   local list = {}
-  for id in world.each(self.world.canaries:get(host)) do list[#list + 1] = self:placed_ingress(id) end
+  for id in world.each(self.world.canaries:get(host)) do list[#list + 1] = self.placed:open(id) end
   table.sort(list, model.is_older)
   return list
 end

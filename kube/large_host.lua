@@ -10,7 +10,7 @@ local MANY_BYTES = 4096 -- less than what so many paths take in an Ingress as it
 
 local function count_bytes(self, ids)
   local bytes = 0
-  for id in world.each(ids) do bytes = bytes + #(self:version(self.placed, id) or "") end
+  for id in world.each(ids) do bytes = bytes + #(self.placed:get(id) or "") end
   return bytes
 end
 

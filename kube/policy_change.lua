@@ -112,7 +112,7 @@ function policy_change.finish(self)
   self.pass = nil
   self.policies:publish(pass.set)
   local function each_ingress(visit)
-    for id in self.placed:each() do visit(id, canaries.main(self, self:placed_ingress(id))) end
+    for id in self.placed:each() do visit(id, canaries.main(self, self.placed:open(id))) end
   end
   self.scopes:declare(scopes.declared(pass.set.order), each_ingress, function(name) self:touch_sharers(name) end)
   self:send("policies", "policies", pass.set.key)

@@ -19,13 +19,13 @@ local scopes = require "kube.scopes"
 local settings = require "kube.settings"
 local shelf = require "kube.shelf"
 local store = require "kube.store"
+local versions = require "kube.versions"
 local world = require "kube.world"
 
 local sync = {}
 sync.__index = sync
 
 local add = world.add
-local CURRENT = "=" -- in the place of a version: the store's
 local PART = 256 -- changes that wait here before they are handed over as a part of the message
 local MAX_AT_ONCE = 256 -- hosts built in one turn after the first sync; more are sliced
 
@@ -57,7 +57,11 @@ function sync.new(options)
   }
   self.store = store.new {
     position = position, findings = self.findings, flags = self.flags,
-    replaced = function(kind, id, old) self:pin_version(kind, id, old) end,
+    replaced = function(kind, id, old)
+      if kind ~= "Ingress" then return end
+      self.placed:pin(id, old)
+      self.good:pin(id, old)
+    end,
   }
   self.files = files.new { documents = documents, store = self.store, findings = self.findings }
   self.policies = policies.new {
@@ -72,9 +76,9 @@ function sync.new(options)
   self.scopes = scopes.new(function(ingress) return self:short(ingress) end)
   self.hosts = shelf.new() -- host -> what was built, see sync:host
   self.sent = {}           -- kind -> shelf: key -> hash of the encoded body that the other side has
-  self.placed = shelf.new() -- Ingress id -> the version that counts, or CURRENT
+  self.placed = versions.new(self.store) -- the version of each Ingress that counts
   self.rejected = {}       -- Ingress id -> { version, text }
-  self.good = shelf.new()  -- Ingress id -> the last version that every policy accepted, or CURRENT
+  self.good = versions.new(self.store) -- the last one that every policy accepted
   self.certificate_users = {} -- Secret id -> { [holder] = true }
   self.dirty = { hosts = {}, upstreams = {}, certificates = {}, names = {}, orphans = {} }
   self.queue = { head = 1, tail = 0, has = {} } -- hosts to be built in slices
@@ -172,32 +176,6 @@ end
 
 -- ---- Ingresses ----
 
---- Before the store's version is another one: what stood for it is that version itself.
-function sync:pin_version(kind, id, old)
-  if kind ~= "Ingress" then return end
-  for _, versions in ipairs { self.placed, self.good } do
-    if versions:get(id) == CURRENT then versions:put(id, old) end
-  end
-end
-
---- The version of an Ingress that `placed` or `good` means.
-function sync:version(versions, id)
-  local version = versions:get(id)
-  if version == CURRENT then return self.store:version("Ingress", id) end
-  return version
-end
-
-function sync:note_version(versions, id, version)
-  versions:put(id, version and version == self.store:version("Ingress", id) and CURRENT or version)
-end
-
---- The Ingress that counts.
----@return table|nil
-function sync:placed_ingress(id)
-  local version = self:version(self.placed, id)
-  return version and self.store.open(version)
-end
-
 --- The version of an Ingress that counts: nil if it is not ours.
 function sync:accepted(ingress)
   if not ingress then return nil end
@@ -221,8 +199,7 @@ function sync:accepted(ingress)
   self:report(source, nil)
   local rejected = self.rejected[ingress.id]
   if rejected and rejected.version == ingress.version then
-    local good = self:version(self.good, ingress.id)
-    return good and self.store.open(good)
+    return self.good:open(ingress.id)
   end
   return ingress
 end
@@ -237,10 +214,10 @@ end
 
 --- Lists an Ingress under its hosts, in place of its version before.
 function sync:place_ingress(id, ingress)
-  local known, version = self:version(self.placed, id), ingress and ingress.version
+  local known, version = self.placed:get(id), ingress and ingress.version
   if known == version then return end
   local before = known and self.store.open(known)
-  self:note_version(self.placed, id, version)
+  self.placed:put(id, version)
   self.dirty.orphans[id] = true
   if ingress and self.announce then self.announce(ingress) end
   self.scopes:place(id, canaries.main(self, before), canaries.main(self, ingress))
@@ -445,7 +422,7 @@ end
 
 function sync:ingresses_of(host)
   local list = {}
-  for id in world.each(self.world.ingresses:get(host)) do list[#list + 1] = self:placed_ingress(id) end
+  for id in world.each(self.world.ingresses:get(host)) do list[#list + 1] = self.placed:open(id) end
   table.sort(list, model.is_older)
   return list
 end
@@ -467,7 +444,7 @@ function sync:build(host, set, rest)
     name = host, ingresses = ingresses, canaries = alternatives, short = function(ingress) return self:short(ingress) end,
     has_tls = has_tls, certificate = certificate, settings = self.raw_settings, set = set, denied = denied, service_upstream = self.own["service-upstream"],
     scopes = self.scopes, https_port = self.https_port,
-    has_stood = function(ingress) return self:version(self.good, ingress.id) == ingress.version end, rest = rest,
+    has_stood = function(ingress) return self.good:get(ingress.id) == ingress.version end, rest = rest,
   }
   if rest then large_host.encode(made.body.routes, rest) end
   made.users, self.users = self.users, nil
@@ -559,15 +536,15 @@ end
 function sync:take_over(host, made)
   local is_refused = false
   for ingress, text in pairs(made and made.rejected or {}) do
-    if self:version(self.placed, ingress.id) == ingress.version and self:version(self.good, ingress.id) ~= ingress.version then
+    if self.placed:get(ingress.id) == ingress.version and self.good:get(ingress.id) ~= ingress.version then
       is_refused = true
       self:reject(ingress, text)
     end
   end
   if is_refused then return end -- it is dirty again, without the refused ones
   for _, ingress in ipairs(made and made.ingresses or {}) do
-    local is_current = self:version(self.placed, ingress.id) == ingress.version -- not so where the host was built in slices, perhaps
-    if is_current and not self.rejected[ingress.id] then self:note_version(self.good, ingress.id, ingress.version) end
+    local is_current = self.placed:get(ingress.id) == ingress.version -- not so where the host was built in slices, perhaps
+    if is_current and not self.rejected[ingress.id] then self.good:put(ingress.id, ingress.version) end
   end
   self:commit(host, made)
   if self.pass then
@@ -606,7 +583,7 @@ end
 
 --- Whether an Ingress leads nowhere, for its gauge.
 function sync:review_orphan(id)
-  local ingress, lacking = self:placed_ingress(id), {}
+  local ingress, lacking = self.placed:open(id), {}
   local function look(backend)
     if backend and backend.service then lacking[self.lacks[model.upstream_key(ingress.namespace, backend.service, backend.port)] or ""] = true end
   end

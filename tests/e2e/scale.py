@@ -140,9 +140,10 @@ def measure(harness, layout, arguments):
         code = proxy.process.wait(30)
     p50, p99 = percentile(latencies, 0.5), percentile(latencies, 0.99)
     holds = p99 <= arguments.limit and not lost and code == 0
-    print(f"{'ok      ' if holds else 'BROKEN  '}{arguments.hosts} Ingresses, {layout.name}: start {start:.2f} s, {at_start >> 20} MiB "
-          f"({(at_start - empty) / arguments.hosts / 1024:.1f} KiB each), after {arguments.changes} changes {after >> 20} MiB; "
-          f"a change is served in p50 {p50:.1f} ms, p99 {p99:.1f} ms, at most {max(latencies):.1f} ms; {lost} lost", flush=True)
+    each = (at_start - empty) / arguments.hosts / 1024
+    print(f"{'ok      ' if holds else 'BROKEN  '}{arguments.hosts} Ingresses, {layout.name}: start {start:.2f} s, {at_start >> 20} MiB ({each:.1f} KiB each), "
+          f"after {arguments.changes} changes {after >> 20} MiB; a change is served in p50 {p50:.1f} ms, p99 {p99:.1f} ms, at most {max(latencies):.1f} ms; "
+          f"{lost} lost", flush=True)
     return holds
 
 
