@@ -7,6 +7,7 @@ local lease = require "kube.lease"
 local native = require "moongate.kube"
 local policy_change = require "kube.policy_change"
 local status = require "kube.status"
+local zone = require "kube.zone"
 
 local following = {}
 
@@ -80,6 +81,15 @@ function following.attach(sync, options)
     is_speaker = function() return sync.lease.is_leader or flags["disable-leader-election"] == "true" end,
   }
   sync.findings.notify = function(finding) sync.events:finding(finding) end
+  if flags["enable-topology-aware-routing"] == "true" then
+    sync.zone = zone.new {
+      cluster = sync.cluster, identity = options.identity, clock = clock, log = native.log,
+      found = function()
+        sync:touch_upstreams()
+        sync.cluster.is_dirty = true
+      end,
+    }
+  end
   sync.turn, sync.leave = following.turn, following.leave
   sync.announce = function(ingress)
     sync.status:review(ingress.id)
@@ -110,11 +120,12 @@ function following.turn(sync, seconds)
   local start = clock()
   local _, is_more = source:take_news(start + seconds)
   local due = source:tick(sync.is_ready)
+  if sync.zone then due = math.min(due, sync.zone:tick()) end
   if sync.is_ready then due = math.min(due, sync.lease:tick(), sync.status:tick(), sync.events:tick()) end
   local now = clock()
   if not sync.is_ready then
     if is_more then return 0 end
-    if source:is_pending() then return math.max(0, due - now) end
+    if source:is_pending() or (sync.zone and sync.zone.is_pending) then return math.max(0, due - now) end
     policy_change.adopt(sync, take_late_policies(sync))
     sync:flush()
     if sync.is_ready then sync.settle_memory() end

@@ -177,22 +177,54 @@ local function external(world, upstream, service, body, findings)
   return body, findings
 end
 
-local function add_endpoints(world, list, number, body, seen, refused)
-  for _, endpoint in ipairs(list) do
-    local key = endpoint.ip .. " " .. number
-    if is_our_listener(world, endpoint.ip, number, endpoint.is_loopback) then
-      refused[#refused + 1] = ("%s port %d"):format(endpoint.ip, number)
-    elseif not seen[key] then
-      seen[key] = { ip = endpoint.ip, port = number, ready = endpoint.ready, draining = endpoint.draining }
-      body.endpoints[#body.endpoints + 1] = seen[key]
-    elseif endpoint.ready and not seen[key].ready then
-      seen[key].ready, seen[key].draining = true, false
+local function is_meant_for(endpoint, zone)
+  for _, name in ipairs(endpoint.zones or {}) do
+    if name == zone then return true end
+  end
+  return false
+end
+
+--- Our zone, if hints are to be followed: each ready endpoint has some, and one at least is meant for us. So does kube-proxy.
+local function zone_to_follow(world, slices)
+  local zone, is_for_us = world.zone(), false
+  for _, slice in ipairs(zone and slices or {}) do
+    for _, endpoint in ipairs(slice.endpoints) do
+      if endpoint.ready and not endpoint.zones then return nil end
+      is_for_us = is_for_us or endpoint.ready and is_meant_for(endpoint, zone)
+    end
+  end
+  return is_for_us and zone or nil
+end
+
+local function add_endpoint(world, endpoint, number, body, seen, refused)
+  local key = endpoint.ip .. " " .. number
+  if is_our_listener(world, endpoint.ip, number, endpoint.is_loopback) then
+    refused[#refused + 1] = ("%s port %d"):format(endpoint.ip, number)
+  elseif not seen[key] then
+    seen[key] = { ip = endpoint.ip, port = number, ready = endpoint.ready, draining = endpoint.draining }
+    body.endpoints[#body.endpoints + 1] = seen[key]
+  elseif endpoint.ready and not seen[key].ready then
+    seen[key].ready, seen[key].draining = true, false
+  end
+end
+
+--- Adds the endpoints of slices (or subsets) that serve the port; of those that are ready, only our zone's where hints are followed.
+local function add_endpoints(world, slices, port, body, refused)
+  local seen, serving = {}, {}
+  for _, slice in ipairs(slices) do
+    local number = slice_port(slice.ports, port)
+    if number then serving[#serving + 1] = { endpoints = slice.endpoints, number = number } end
+  end
+  local zone = zone_to_follow(world, serving)
+  for _, slice in ipairs(serving) do
+    for _, endpoint in ipairs(slice.endpoints) do
+      if not zone or not endpoint.ready or is_meant_for(endpoint, zone) then add_endpoint(world, endpoint, slice.number, body, seen, refused) end
     end
   end
 end
 
 --- What an upstream is now, as the seam wants it.
----@param world table flags, own_ports, address, is_own, service, slices, endpoints, array (kube/sync.lua: view)
+---@param world table flags, own_ports, address, is_own, service, slices, endpoints, array, zone (kube/sync.lua: view)
 ---@param upstream { name: string, namespace: string, service: string, port: string, use_service_address: boolean|nil }
 ---@return table body
 ---@return Finding[] findings
@@ -228,23 +260,15 @@ function model.upstream(world, upstream)
     end
     return body, findings
   end
-  local seen, refused, is_sliced = {}, {}, false
-  for _, slice in ipairs(world.slices(service.id)) do
-    is_sliced = true
-    local number = slice_port(slice.ports, port)
-    if number then add_endpoints(world, slice.endpoints, number, body, seen, refused) end
-  end
-  local endpoints = not is_sliced and world.endpoints(service.id)
-  for _, subset in ipairs(endpoints and endpoints.subsets or {}) do
-    local number = slice_port(subset.ports, port)
-    if number then add_endpoints(world, subset.endpoints, number, body, seen, refused) end
-  end
+  local refused, slices = {}, world.slices(service.id)
+  local endpoints = #slices == 0 and world.endpoints(service.id)
+  add_endpoints(world, endpoints and endpoints.subsets or slices, port, body, refused)
   for _, text in ipairs(refused) do
     findings[#findings + 1] = { level = "error", key = service.key, text = ("has the endpoint %s, which is one of our own listeners: refused"):format(text) }
   end
   if #body.endpoints == 0 then
     body.missing = true
-    if not is_sliced and not endpoints then
+    if #slices == 0 and not endpoints then
       findings[#findings + 1] = { level = "warn", key = service.key,
         text = "has no EndpointSlice: its routes answer 503. One to add, with your own address: " .. slice_yaml(upstream, service, port) }
     end

@@ -300,7 +300,17 @@ local function read_address(reader, text, field, list, values)
     problem(reader, "error", field, "is %q, not an address", text)
     return
   end
-  list[#list + 1] = { ip = address, family = family, is_loopback = is_loopback, ready = values.ready, draining = values.draining }
+  list[#list + 1] = { ip = address, family = family, is_loopback = is_loopback, ready = values.ready, draining = values.draining, zones = values.zones }
+end
+
+--- The zones that an endpoint is meant for; nil: it does not say. Hints are no more than that: a broken one is none.
+local function hinted_zones(endpoint)
+  local zones = {}
+  local hints = type(endpoint.hints) == "table" and endpoint.hints.forZones
+  for _, zone in ipairs(type(hints) == "table" and hints or {}) do
+    if type(zone) == "table" and type(zone.name) == "string" then zones[#zones + 1] = zone.name end
+  end
+  return #zones > 0 and zones or nil
 end
 
 local function read_slice(reader, raw, result)
@@ -318,12 +328,13 @@ local function read_slice(reader, raw, result)
     local is_draining = conditions.terminating == true and conditions.serving ~= false
     local is_ready = conditions.ready ~= false and conditions.terminating ~= true
     if not is_ready and not is_draining then return end
+    local zones = reader.flags["enable-topology-aware-routing"] == "true" and hinted_zones(endpoint) or nil
     for i, text in ipairs(get(reader, endpoint, "addresses", "table", at) or {}) do
       local field = at .. ".addresses[" .. (i - 1) .. "]"
       if type(text) ~= "string" then
         problem(reader, "error", field, "is not a string")
       else
-        read_address(reader, text, field, result.endpoints, { ready = is_ready, draining = is_draining })
+        read_address(reader, text, field, result.endpoints, { ready = is_ready, draining = is_draining, zones = zones })
       end
     end
   end)

@@ -99,6 +99,7 @@ function sync.new(options)
       table.sort(list, function(a, b) return a.id < b.id end)
       return list
     end,
+    zone = function() return self.zone and self.zone.name end,
   }
   return self
 end
@@ -202,6 +203,11 @@ function sync:accepted(ingress)
     return self.good:open(ingress.id)
   end
   return ingress
+end
+
+--- Our zone is known.
+function sync:touch_upstreams()
+  for name in self.world.upstreams:each() do self.dirty.upstreams[name] = true end
 end
 
 --- The values that all users of an upstream share are others now.
@@ -714,6 +720,10 @@ function sync:start(paths)
     self.findings.is_held = true
     self.cluster:start()
     return true
+  end
+  if self.flags["enable-topology-aware-routing"] == "true" then
+    local text = "--enable-topology-aware-routing: without a cluster there is no node that would tell our zone: endpoints of all zones are used"
+    self:report("zone", { { level = "warn", text = text } })
   end
   for _, path in ipairs(paths) do
     local ok, unreadable = self.files:start(path, self.is_check)

@@ -62,6 +62,7 @@ local function upstream(options)
     service = function() return options.service end,
     slices = function() return options.slices or {} end,
     endpoints = function() return options.endpoints end,
+    zone = function() return options.zone end,
   }
   local body, findings = model.upstream(world, { name = "n", namespace = "default", service = "web", port = options.port or "80",
     use_service_address = options.use_service_address })
@@ -95,6 +96,28 @@ describe("an upstream", function()
     assert.same({}, list)
     assert.is_true(body.missing)
     assert.matches('has no port "81"', text)
+  end)
+  it("keeps to our zone where each endpoint says whose it is, and one is ours", function()
+    local function meant_for(ip, zones, is_draining)
+      local made = endpoint(ip, is_draining)
+      made.zones = zones
+      return made
+    end
+    local function served(zone, endpoints, more)
+      local slices = { { ports = { { name = "http", port = 8080 } }, endpoints = endpoints }, more }
+      return table.concat(upstream { service = service { HTTP }, slices = slices, zone = zone }, " ")
+    end
+    local a, b = meant_for("10.0.0.1", { "a" }), meant_for("10.0.0.2", { "b", "c" })
+    assert.equal("10.0.0.1:8080", served("a", { a, b }))
+    assert.equal("10.0.0.2:8080", served("c", { a, b }))
+    assert.equal("10.0.0.1:8080 10.0.0.2:8080", served(nil, { a, b }))
+    assert.equal("10.0.0.1:8080 10.0.0.2:8080", served("d", { a, b })) -- none is ours
+    assert.equal("10.0.0.1:8080 10.0.0.3:8080", served("a", { a, endpoint "10.0.0.3" })) -- one does not say
+    assert.equal("10.0.0.1:8080 10.0.0.3:8080 draining", served("a", { a, b, endpoint("10.0.0.3", true) }))
+    assert.equal("10.0.0.1:8080 10.0.0.2:8080 10.0.0.3:8080 draining", served("d", { a, b, meant_for("10.0.0.3", { "d" }, true) }))
+    -- Slices of other ports are no part of it.
+    assert.equal("10.0.0.2:8080", served("b", { a, b }, { ports = { { name = "other", port = 9 } }, endpoints = { endpoint "10.0.0.4" } }))
+    assert.equal("10.0.0.1:8080", served("a", { a }, { ports = { { name = "http", port = 8080 } }, endpoints = { b } }))
   end)
   it("counts an address once, and keeps draining ones apart", function()
     local ports = { { name = "http", port = 8080 } }

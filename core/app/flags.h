@@ -36,7 +36,8 @@
   X("annotations-prefix", annotations_prefix, TEXT, "nginx.ingress.kubernetes.io", OBJECTS, WORKS, "prefix of annotations") \
   X("enable-annotation-validation", enable_annotation_validation, FLAG, "true", OBJECTS, WORKS, "annotations are always validated") \
   X("deep-inspect", deep_inspect, FLAG, "true", OBJECTS, WORKS, "refuse Ingresses with patterns of known attacks") \
-  X("enable-topology-aware-routing", enable_topology_aware_routing, FLAG, "false", OBJECTS, LATER, "zone hints of EndpointSlices") \
+  X("enable-topology-aware-routing", enable_topology_aware_routing, FLAG, "false", OBJECTS, WORKS, \
+    "only endpoints meant for our node's zone, by the hints of EndpointSlices") \
   X("apiserver-host", apiserver_host, TEXT, "", CLUSTER, WORKS, "API server URL when not in a cluster") \
   X("certificate-authority", certificate_authority, TEXT, "", CLUSTER, WORKS, "CA file for it") \
   X("kubeconfig", kubeconfig, TEXT, "", CLUSTER, WORKS, "kubeconfig path") \

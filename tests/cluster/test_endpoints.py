@@ -142,3 +142,30 @@ def test_namespaces_are_chosen_by_name_and_by_label(cluster, space, tmp_path):
         cluster.kubectl("delete", "namespace", other, "--wait=false")
     by_name.stop()
     by_label.stop()
+
+
+def test_topology_aware_routing_keeps_to_the_zone_of_our_node(cluster, space, tmp_path):
+    """The node agent's nodes have zones; the hints are the server's own, which it gives where a Service asks for it."""
+    apply_rights(cluster, space)
+    space.apply([{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": f"{space.name}-nodes"},
+                  "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]},
+                 {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": f"{space.name}-nodes"},
+                  "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": f"{space.name}-nodes"},
+                  "subjects": [{"kind": "ServiceAccount", "name": "moongate", "namespace": space.name}]}])
+    pods = [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"on-{number}", "labels": {"app": "echoheaders"}}, "spec": {
+        "nodeName": f"node-{number}", "containers": [{"name": "main", "image": "echo", "ports": [{"name": "http", "containerPort": 8080}]}]}} for number in (1, 2)]
+    space.apply([ingress_class(), *pods, service(trafficDistribution="PreferClose"), ingress("shop", "shop.test")])
+    space.wait_endpoints("echoheaders", 2)
+    path = space.path("endpointslices", "/apis/discovery.k8s.io/v1") + "?labelSelector=kubernetes.io/service-name=echoheaders"
+
+    def are_hinted():
+        endpoints = [endpoint for one in cluster.api("GET", path)["items"] for endpoint in one["endpoints"]]
+        return len(endpoints) == 2 and all(endpoint.get("hints") for endpoint in endpoints)
+    wait_until(are_hinted, 20, "hints")
+    made = Controller(cluster, space, tmp_path, ["--enable-topology-aware-routing"], pod="on-2", expect_errors=["finding"])
+    try:
+        assert names(made) == {"on-2"}
+        space.kubectl("annotate", "pod", "on-2", "moongate.test/ready=false")
+        wait_until(lambda: names(made, count=4) == {"on-1"}, what="the other zone's endpoint, where ours has none")
+    finally:
+        made.stop()
