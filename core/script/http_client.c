@@ -336,11 +336,11 @@ static bool is_denied(const struct http_client *client, const struct http_call *
   if (!call->is_guests) return false;
   if (ip_set_contains(client->guests_denied, address)) return true;
   if (is_own_port(client, address_port(address)) && own_address_is(address)) return true;
-  char text[ADDRESS_TEXT];
-  address_format_ip(address, text);
   for (unsigned i = 0; i < 2; i++) {
     const char *server = client->options.api_server[i];
-    if (server && (strcmp(server, text) == 0 || strcasecmp(server, call->host) == 0)) return true;
+    struct address known;
+    if (server && strcasecmp(server, call->host) == 0) return true;
+    if (server && address_parse_ip(span_of(server), address_port(address), &known) == 0 && address_equal(&known, address)) return true;
   }
   return false;
 }

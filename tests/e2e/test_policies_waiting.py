@@ -4,6 +4,7 @@ import hashlib
 import socket
 import threading
 
+import pytest
 from harness import ingress, service, slice_of, wait_until
 
 POLICY = '''
@@ -91,6 +92,19 @@ def test_a_body_that_a_policy_reads_is_sent_on(moongate, echo):
         assert seen["lower"]["x-seen"] == hashlib.sha256(data).hexdigest()
         assert seen["lower"]["content-length"] == str(len(data))
     assert proxy.echo("/", "a.example", method="POST", body=b"x" * 200001)["lower"]["x-seen"] == "too large"
+
+
+@pytest.mark.parametrize("more", ["", "route:set('request_buffering', false)"])
+@pytest.mark.parametrize("most", [1, 50000, 100000])
+def test_a_body_that_is_too_large_to_hold_is_sent_on(moongate, echo, most, more):
+    body = f'''local attach = policy.attach
+    function policy.attach(route, annotations) {more} return attach(route, annotations) end
+    function policy.access(exchange) exchange.request.headers:set("X-Seen", select(2, exchange.request:body {{ max = {most} }})) end'''
+    proxy = start(moongate, echo, body)
+    chunk = b"4e20\r\n" + b"x" * 20000 + b"\r\n"
+    for headers, data in (({}, b"x" * 300000), ({"Transfer-Encoding": "chunked"}, chunk * 15 + b"0\r\n\r\n")):
+        seen = proxy.echo("/", "a.example", method="POST", headers=headers, body=data)
+        assert (seen["lower"]["x-seen"], seen["body_bytes"]) == ("too large", 300000)
 
 
 def test_many_that_wait_delay_nobody(moongate, echo):

@@ -48,7 +48,7 @@ static int up(void **state) {
   listener = bound_socket(SOCK_STREAM, "127.0.0.1", &port);
   name_server = bound_socket(SOCK_DGRAM, "127.0.0.1", &name_port); /* says nothing */
   snprintf(servers, sizeof servers, "127.0.0.1:%u", name_port);
-  struct http_client_options options = {.resolver = servers, .own_ports = {port}, .api_server = {"203.0.113.7", "api.test"}, .body_budget = &budget};
+  struct http_client_options options = {.resolver = servers, .own_ports = {port}, .api_server = {"203.0.113.7", "2001:db8:0:0::7"}, .body_budget = &budget};
   client = http_client_new(&loop, &counters, &options);
   return 0;
 }
@@ -185,7 +185,8 @@ static void guests_do_not_reach_this_host_links_or_the_api_server(void **state) 
                                      "http://255.255.255.255/",
                                      "http://[ff02::1]/",
                                      "https://203.0.113.7:6443/",
-                                     "https://[::ffff:203.0.113.7]/"};
+                                     "https://[::ffff:203.0.113.7]/",
+                                     "https://[2001:db8::7]/"};
   for (size_t i = 0; i < sizeof urls / sizeof *urls; i++) {
     struct http_call *call = make(urls[i]);
     call->is_guests = true;
