@@ -83,7 +83,8 @@ end
 local function trouble(self, made, text)
   local name = made.options.name
   if text then
-    self.options.log("error", "cannot follow " .. name, ("%s (what is known goes on being served)"):format(text))
+    self.options.log("error", "cannot follow " .. name, ("%s (%s)"):format(text, made.is_synced and "what is known goes on being served"
+      or "nothing of it is known yet"))
   else
     self.options.log("notice", "following again", name)
   end

@@ -1,6 +1,7 @@
 -- A cluster as source: what is asked of the API server, what is sent to the workers' side, and what is written back.
 local kube = require "spec.kube_support" -- brings moongate.kube
 local world = require "spec.kube_cluster_support"
+local clusters = require "kube.cluster"
 local following = require "kube.following"
 local json_text = require "kube.json_text"
 local lease = require "kube.lease"
@@ -25,6 +26,29 @@ describe("a cluster", function()
     assert.equal(0, #run.messages)
     run.turn(2)
     assert.equal(1, #run.messages)
+  end)
+
+  it("says whether anything is known of what it cannot follow", function()
+    local server, said = basic(), {}
+    local followed = clusters.new { client = server, flags = {}, store = { put_object = function() end, remove = function() end },
+      clock = function() return server.now end, random = function() return 0.5 end, log = function(_, message, detail) said[message] = detail end }
+    local function pass(seconds)
+      server.now = server.now + seconds
+      followed:tick(false)
+      followed:take_news(math.huge)
+    end
+    server.faults[1] = { path = "/services", answer = { "done", 500, { body = "{}" } }, is_lasting = true }
+    followed:start()
+    pass(0)
+    assert.matches("%(nothing of it is known yet%)", said["cannot follow services"])
+    server.faults = {}
+    pass(60)
+    said = {}
+    for _ = 1, 3 do
+      server:end_watches("services", "done", 500, { body = "{}" })
+      pass(60)
+    end
+    assert.matches("%(what is known goes on being served%)", said["cannot follow services"])
   end)
 
   it("lists in pages", function()
