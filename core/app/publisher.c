@@ -625,6 +625,8 @@ void publisher_free(struct publisher *publisher) {
     next = message->next;
     free(message);
   }
+  uv_timer_stop(&publisher->gather);
+  uv_timer_stop(&publisher->second); /* the loop runs once more, and there is no resolver then */
   resolver_free(publisher->resolver);
   uv_run(&publisher->loop, UV_RUN_NOWAIT);
   size_t cursor = 0;

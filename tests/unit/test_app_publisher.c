@@ -552,10 +552,30 @@ static void test_end_while_a_name_is_looked_up(void **state) {
   close(silent.fd);
 }
 
+/* The time for the next lookup comes between the end of the thread and that of the resolver. */
+static void test_end_when_a_name_is_due(void **state) {
+  (void)state;
+  struct name_server server = {.fd = -1};
+  name_server_up(&server);
+  assert_int_equal(pthread_create(&server.thread, NULL, answer_names, &server), 0);
+  struct world *world = up(server.text, true);
+  submit_external(world, "good.test");
+  await_records(world, 1);
+  publisher_stop(world->publisher);
+  nap(1200); /* its second is over */
+  down(world);
+  name_server_down(&server);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_changes_under_leases),           cmocka_unit_test(test_end_in_the_middle),
-                                     cmocka_unit_test(test_end_while_changes_are_gathered), cmocka_unit_test(test_what_is_told_of_changes),
-                                     cmocka_unit_test(test_end_before_workers_run),         cmocka_unit_test(test_names),
-                                     cmocka_unit_test(test_end_while_a_name_is_looked_up),  cmocka_unit_test(test_parts_are_published_with_the_rest)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_changes_under_leases),
+                                     cmocka_unit_test(test_end_in_the_middle),
+                                     cmocka_unit_test(test_end_while_changes_are_gathered),
+                                     cmocka_unit_test(test_what_is_told_of_changes),
+                                     cmocka_unit_test(test_end_before_workers_run),
+                                     cmocka_unit_test(test_names),
+                                     cmocka_unit_test(test_end_while_a_name_is_looked_up),
+                                     cmocka_unit_test(test_end_when_a_name_is_due),
+                                     cmocka_unit_test(test_parts_are_published_with_the_rest)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
