@@ -7,7 +7,8 @@ import threading
 import pytest
 from harness import ingress, service, slice_of, wait_until
 from hostile import obedient, request, statuses
-from test_services import Dns, external, our_address, to, web
+from names import Dns
+from test_services import external, our_address, to, web
 
 
 def pump(source, sink):
