@@ -50,7 +50,7 @@ UNIT_TESTS := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(wildcard tests/unit/test
 FUZZERS := $(patsubst tests/fuzz/%.c,$(OUT)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_REPLAY := $(patsubst tests/fuzz/fuzz_%.c,$(OUT)/fuzz/replay_%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: help deps build dev fuzz tsan all-tests test test-long unit spec e2e check test-cluster bench docs lint format format-check install image run clean churn waits layering
+.PHONY: help deps build dev fuzz tsan all-tests test test-long unit spec e2e check test-cluster bench bench-cluster docs lint format format-check install image run clean churn waits layering
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -145,8 +145,10 @@ waits: build ## policies that wait: latency beside a thousand of them, and 200 c
 	@python3 tests/e2e/waits.py --binary build/moongate
 docs: build/.deps ## writes docs/policies.md and docs/annotations.md anew from the sources
 	@bash tests/run.sh docs
-bench: build ## CPU per request beside nginx and HAProxy
+bench: build ## CPU per request beside nginx and HAProxy; bench-cluster too, where its cluster is built
 	@bash tests/bench/run.sh
+bench-cluster: build ## 10,000 Ingresses in a real API server: start, memory, how soon a change is served; needs what test-cluster needs
+	@python3 tests/bench/cluster_scale.py
 lint: build/.deps ## clang-tidy with its static analyzer, and luacheck
 	@$(MAKE) --no-print-directory -s -k -j$$(nproc) linted
 	@luacheck -q lua policies kube spec docs

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# `make bench`: CPU per request of build/moongate beside Debian's nginx and HAProxy. Installs what is missing, then measures.
+# `make bench`: CPU per request of build/moongate beside Debian's nginx and HAProxy; and without arguments, where the cluster of tests/cluster is built, scale
+# against a real API server. Installs what is missing, then measures.
 #   tests/bench/run.sh [--seconds N] [--repetitions N] [--scenario S]... [--target T]... [--hosts N] [--connections N]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -21,4 +22,13 @@ if [ "${#missing[@]}" -gt 0 ]; then
   done
 fi
 PATH=$PATH:/usr/sbin
-exec python3 tests/bench/bench.py "$@"
+[ $# -eq 0 ] || exec python3 tests/bench/bench.py "$@"
+status=0
+python3 tests/bench/bench.py || status=$?
+built=("${XDG_CACHE_HOME:-$HOME/.cache}"/moongate/cluster/*/controlplane)
+if command -v go >/dev/null && [ "$(id -u)" = 0 ] && [ -x "${built[0]}" ]; then
+  python3 tests/bench/cluster_scale.py || status=$?
+else
+  echo "scale against an API server is not measured: it needs root, Go 1.26 and the cluster that \`make test-cluster\` builds (make bench-cluster)"
+fi
+exit "$status"

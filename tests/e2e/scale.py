@@ -64,7 +64,7 @@ class OneFile:
 
 
 class Client:
-    """One kept connection."""
+    """One kept connection, and the last answer's body."""
 
     def __init__(self, port):
         self.port, self.connection = port, socket.create_connection(("127.0.0.1", port), 10)
@@ -83,6 +83,7 @@ class Client:
         length = int(head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
         while len(body) < length:
             body += self.connection.recv(65536)
+        self.body = body
         return head + b"\r\n"
 
 
