@@ -17,6 +17,15 @@ local FOR_CATCH_ALL = {
 
 local REWRITE_HOOKS = { "rewrite", "access", "balancer", "header_filter", "body_filter", "log" }
 
+--- Does the policy want this hook on the route? attach may choose some of them.
+local function is_chosen(result, hook)
+  if not result.hooks then return true end
+  for _, name in ipairs(result.hooks) do
+    if name == hook then return true end
+  end
+  return false
+end
+
 ---@class HostInput
 ---@field name string
 ---@field ingresses table[] ours, oldest first
@@ -253,7 +262,7 @@ local function attach_route(input, made, route)
       copy_edits(result.edits, body.edits)
       if result.config then
         for _, hook in ipairs(REWRITE_HOOKS) do
-          if policy.hooks[hook] then
+          if policy.hooks[hook] and is_chosen(result, hook) then
             body.hooks[hook] = body.hooks[hook] or array {}
             body.hooks[hook][#body.hooks[hook] + 1] = { policy = policy.name, config = raw_config(result) }
           end

@@ -19,7 +19,11 @@ local policy = {
 
 function policy.attach(_, annotations, settings)
   local allowed, denied, blocked = annotations["allowlist-source-range"], annotations["denylist-source-range"], settings["block-cidrs"]
-  if allowed or denied or blocked then return { allowed = allowed, denied = denied, blocked = blocked } end
+  if not (allowed or denied or blocked) then return end
+  local hooks = {}
+  if blocked then hooks[1] = "rewrite" end
+  if allowed or denied then hooks[#hooks + 1] = "access" end
+  return { allowed = allowed, denied = denied, blocked = blocked }, hooks
 end
 
 -- The controller's own list admits nobody else's opinion.

@@ -100,7 +100,10 @@ function policy.attach(route, annotations)
     changes_on_failure = annotations["session-cookie-change-on-failure"],
     keys = keys,
   }
-  if not asks_itself(route) then return config end
+  local hooks = { "balancer" }
+  if config.sides then hooks[2] = "access" end
+  if not asks_itself(route) then return config, hooks end
+  hooks[#hooks + 1] = "header_filter"
   config.gives_cookie = true
   config.path = cookie_path(route, annotations)
   config.domain = annotations["session-cookie-domain"]
@@ -109,7 +112,7 @@ function policy.attach(route, annotations)
   config.secure = annotations["session-cookie-secure"]
   config.same_site = annotations["session-cookie-samesite"]
   config.asks_browser = annotations["session-cookie-samesite"] == "None" and annotations["session-cookie-conditional-samesite-none"]
-  return config
+  return config, hooks
 end
 
 --- The endpoint key that the visitor brought for this upstream; nil if there is none.

@@ -124,6 +124,27 @@ describe("which policies attach", function()
     assert.is_table(results.two)
   end)
 
+  it("is told which hooks a policy wants on the route", function()
+    local function attached(...)
+      local returned, count = { ... }, select("#", ...)
+      local made = policy { attach = function() return unpack(returned, 1, count) end, access = function() end, log = function() end }
+      return driver_of(made):attach_route(route_input { ["a-number"] = "3" }).trial
+    end
+    assert.is_nil(attached({ number = 1 }).hooks)
+    assert.same({ "log" }, attached({ number = 1 }, { "log" }).hooks)
+    assert.same({}, attached({ number = 1 }, {}).hooks)
+    for _, case in ipairs {
+      { { "rewrite" }, "trial: attach chose a hook that the policy does not have: rewrite" },
+      { { "attach" }, "trial: attach chose a hook that the policy does not have: attach" },
+      { { false }, "trial: attach chose a hook that the policy does not have: false" },
+      { "log", "trial: attach returned a string after its config, not a list of hooks" },
+    } do
+      local result = attached({ number = 1 }, case[1])
+      assert.is_nil(result.config)
+      assert.equal(case[2], result.findings[1].text)
+    end
+  end)
+
   it("has no config for a policy that returns nothing", function()
     local result = driver_of(policy { attach = function() end }):attach_route(route_input { ["a-number"] = "3" }).trial
     assert.is_nil(result.config)

@@ -18,6 +18,8 @@ local concat, insert, remove, sort = table.concat, table.insert, table.remove, t
 local attach = {}
 
 local HOOKS = { "server_rewrite", "rewrite", "access", "balancer", "header_filter", "body_filter", "log" }
+local HOOK = {}
+for i = 1, #HOOKS do HOOK[HOOKS[i]] = true end
 local FIELDS = {
   name = "string", summary = "string", annotations = "table", settings = "table", applies = "string", guard = "boolean",
   before = "names", after = "names", on_error = "string", attach_host = "function", attach = "function",
@@ -365,6 +367,17 @@ local function error_text(entry, problem)
   return entry.name .. ": " .. gsub(text, "%s+$", "")
 end
 
+--- The hooks that attach chose, as a list that can cross; an error where one is not there.
+local function chosen_hooks(entry, names)
+  if type(names) ~= "table" then return nil, "attach returned a " .. type(names) .. " after its config, not a list of hooks" end
+  local list = core.array {}
+  for i, name in ipairs(plain(names, 8)) do
+    if not HOOK[name] or not entry.policy[name] then return nil, "attach chose a hook that the policy does not have: " .. tostring(name) end
+    list[i] = name
+  end
+  return list
+end
+
 --- Runs attach or attach_host into `result`: packs the config, or reports the error. In guests pcall renews the budget, so that each policy has its own.
 local function run(entry, method, object, input, result)
   local annotations = read_annotations(entry, input, result)
@@ -375,22 +388,27 @@ local function run(entry, method, object, input, result)
   local alternatives = input.route and read_alternatives(entry, input, result)
   if result.rejected and input.route then return end
   objects.tell_alternatives(object, alternatives)
-  local ok, config = pcall(entry.policy[method], object, annotations, settings)
+  local ok, config, hooks = pcall(entry.policy[method], object, annotations, settings)
   objects.close(object)
   local problem
   if not ok then
     problem = error_text(entry, config)
   elseif config ~= nil and config ~= false then
     local packed, complaint = core.pack.encode(config)
+    if hooks ~= nil and packed and input.route then
+      result.hooks, complaint = chosen_hooks(entry, hooks)
+      packed = result.hooks and packed
+      if not packed then problem = entry.name .. ": " .. complaint end
+    end
     if packed then
       result.config = packed
-    else
+    elseif not problem then
       problem = entry.name .. ": " .. method .. " returned a config that cannot be stored: " .. tostring(complaint)
     end
   end
   if problem then
     note(result.findings, entry.guard and "deny" or "error", problem).cause = result.has_looked and "other" or "failure"
-    result.config, result.set = nil, {}
+    result.config, result.hooks, result.set = nil, nil, {}
     for _, list in ipairs { "edits", "aliases", "redirect_hosts" } do
       if result[list] then result[list] = core.array {} end
     end

@@ -305,7 +305,7 @@ local function build(route, spec)
       results[#results + 1] = policy.route
       for name, value in pairs(policy.route.set) do body.settings[name] = value end
       for _, edit in ipairs(policy.route.edits) do table.insert(body.edits, edit) end
-      for _, hook in ipairs(described.hooks) do
+      for _, hook in ipairs(policy.route.hooks or described.hooks) do
         if hooks[hook] and policy.route.config then table.insert(hooks[hook], hook_of(policy, policy.route)) end
       end
     end

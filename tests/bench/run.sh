@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make bench`: CPU per request of build/moongate beside Debian's nginx and HAProxy; and without arguments, where the cluster of tests/cluster is built, scale
-# against a real API server. Installs what is missing, then measures.
+# `make bench`: CPU per request of build/moongate beside Debian's nginx and HAProxy; and without arguments what policies cost and, where the cluster of
+# tests/cluster is built, scale against a real API server. Installs what is missing, then measures.
 #   tests/bench/run.sh [--seconds N] [--repetitions N] [--scenario S]... [--target T]... [--hosts N] [--connections N]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -25,6 +25,7 @@ PATH=$PATH:/usr/sbin
 [ $# -eq 0 ] || exec python3 tests/bench/bench.py "$@"
 status=0
 python3 tests/bench/bench.py || status=$?
+python3 tests/bench/policies.py || status=$?
 built=("${XDG_CACHE_HOME:-$HOME/.cache}"/moongate/cluster/*/controlplane)
 if command -v go >/dev/null && [ "$(id -u)" = 0 ] && [ -x "${built[0]}" ]; then
   python3 tests/bench/cluster_scale.py || status=$?
