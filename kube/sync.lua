@@ -636,21 +636,23 @@ function sync:build_name(name)
   self:send("host", name, owner and native.encode { owner = owner, redirect = kind == "redirect" })
 end
 
-local function take(set, is_kept)
+--- Takes each key out of a set, in order, and visits it: an error of ours in one leaves the others for the next turn. Returns how many there were.
+local function each_of(set, visit)
   local list = {}
-  for key in pairs(set) do
-    list[#list + 1] = key
-    if not is_kept then set[key] = nil end
-  end
+  for key in pairs(set) do list[#list + 1] = key end
   table.sort(list)
-  return list
+  for i, key in ipairs(list) do
+    set[key] = nil
+    visit(key, i)
+  end
+  return #list
 end
 
 function sync:finish_message()
-  for _, name in ipairs(take(self.dirty.names)) do self:build_name(name) end
-  for _, name in ipairs(take(self.dirty.upstreams)) do self:build_upstream(name) end
-  for _, id in ipairs(take(self.dirty.certificates)) do self:build_certificate(id) end
-  for _, id in ipairs(take(self.dirty.orphans)) do self:review_orphan(id) end
+  each_of(self.dirty.names, function(name) self:build_name(name) end)
+  each_of(self.dirty.upstreams, function(name) self:build_upstream(name) end)
+  each_of(self.dirty.certificates, function(id) self:build_certificate(id) end)
+  each_of(self.dirty.orphans, function(id) self:review_orphan(id) end)
   if self.dirty.setting_findings then
     self.dirty.setting_findings = nil
     local list = {}
@@ -687,13 +689,11 @@ function sync:flush()
   if not self.is_ready then self:send("policies", "policies", self.policies.set.key) end
   for _ = 1, 4 do -- a refusal makes hosts dirty again
     self.scopes:settle(function(name) self:touch_sharers(name) end)
-    local hosts = take(self.dirty.hosts, true)
-    if #hosts == 0 then break end
-    local at_once = self.is_ready and MAX_AT_ONCE or #hosts
-    for i, host in ipairs(hosts) do
-      self.dirty.hosts[host] = nil -- one by one: an error of ours ends the turn for one of them, not for all
+    local at_once = self.is_ready and MAX_AT_ONCE or math.huge
+    local count = each_of(self.dirty.hosts, function(host, i)
       if i > at_once or (self.is_ready and large_host.is(self, host)) then self:enqueue(host) else self:rebuild(host) end
-    end
+    end)
+    if count == 0 then break end
   end
   if self.cluster and not self.is_ready and self.cluster:is_pending() then return end -- what hosts asked for is still to come
   self:finish_message()
@@ -765,7 +765,8 @@ function sync:work(seconds)
       if large_host.is(self, host) then self.large = large_host.begin(self, host, self.policies.set) else self:rebuild(host) end
     end
   end
-  if next(self.dirty.hosts) then self:flush() elseif #self.message > 0 or self.has_part then self:finish_message() end
+  local is_left = #self.message > 0 or self.has_part or next(self.dirty.upstreams)
+  if next(self.dirty.hosts) then self:flush() elseif is_left then self:finish_message() end
   while self.pass and native.clock() < deadline do
     if policy_change.step(self, deadline) then policy_change.finish(self) end
   end

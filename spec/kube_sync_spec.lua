@@ -269,6 +269,28 @@ describe("the sync", function()
     end
   end)
 
+  it("goes on with the other upstreams when one cannot be built", function()
+    local files = {}
+    for i = 1, 9 do files["s" .. i .. ".yaml"] = kube.service("web-" .. i) .. "---\n" .. kube.slice("web-" .. i) end
+    for i = 1, 9 do files["i" .. i .. ".yaml"] = kube.ingress { name = "i" .. i, host = ("h%d.test"):format(i), paths = { { "/", service = "web-" .. i } } } end
+    local run = kube.start { files = files }
+    local build = run.sync.build_upstream
+    function run.sync.build_upstream(self, name)
+      assert(name ~= "default/web-5/80", "a mistake of ours")
+      return build(self, name)
+    end
+    local paths = {}
+    for i = 1, 9 do
+      paths[i] = run.directory .. "/s" .. i .. ".yaml"
+      kube.write(paths[i], kube.service("web-" .. i) .. "---\n" .. kube.slice("web-" .. i, "10.0.0.2"))
+    end
+    assert.has_error(function() run.sync:change(paths) end)
+    while run.sync:work(1) do end
+    for i = 1, 9 do
+      assert.equal(i ~= 5 and "10.0.0.2" or "10.0.0.1", run.units[("upstream default/web-%d/80"):format(i)].endpoints[1].ip)
+    end
+  end)
+
   it("loses none of what is queued while the queue is worked on", function()
     local files = { ["w.yaml"] = kube.service("web") .. "---\n" .. kube.slice("web") }
     for i = 1, 40 do files["i" .. i .. ".yaml"] = kube.ingress { name = "i" .. i, host = ("h%d.test"):format(i) } end
