@@ -40,6 +40,8 @@ function store.new(options)
     kinds = {},       -- kind -> shelf: ns/name -> the version that counts
     unsettled = {},   -- object key -> true: its entries changed since the last take
     arrived = shelf.new(), -- object key -> the version that a cluster gave since the last take, or GONE
+    changed = {},     -- object keys that changed, and are to be visited
+    olds = {},        -- of them: the version before, or false
     skipped = {},     -- kind -> count of documents of unknown kinds
     reported = {},    -- document id -> true: something was said of it
     strict = {},      -- document id -> what is wrong with it under strict-validate-path-type
@@ -371,7 +373,7 @@ end
 -- ---- changes ----
 
 --- Takes over what counts for a key, and notes whether that is a change.
-local function note(self, changed, olds, key, new)
+local function note(self, key, new)
   local kind, id = parts_of(key)
   local of_kind = self.kinds[kind]
   if not of_kind then
@@ -382,28 +384,35 @@ local function note(self, changed, olds, key, new)
   if old == new then return end
   if old and self.replaced then self.replaced(kind, id, old) end
   of_kind:put(id, new)
-  changed[#changed + 1], olds[key] = key, old
+  if self.olds[key] ~= nil then return end
+  self.changed[#self.changed + 1], self.olds[key] = key, old or false
 end
+
+--- Is there something left that `take` did not come to, for an error in `visit`?
+function store:has_changes() return #self.changed > 0 end
 
 --- Calls visit(kind, id, old version, new version) for each object that is another since the last call.
 ---@param visit fun(kind: string, id: string, old: Version|nil, new: Version|nil)
 function store:take(visit)
-  local changed, olds = {}, {}
   -- Only now: between two documents of one change an object may be there twice, or not at all.
   for key in pairs(self.unsettled) do
-    note(self, changed, olds, key, settle(self, key))
+    note(self, key, settle(self, key))
     local held = self.by_key:get(key)
     if type(held) == "table" and held.version then self.by_key:put(key, place_text(held)) end
   end
   for key in self.arrived:each() do
     local version = self.arrived:get(key)
-    note(self, changed, olds, key, version ~= GONE and version or nil)
+    note(self, key, version ~= GONE and version or nil)
   end
   self.unsettled, self.arrived = {}, shelf.new()
-  for _, key in ipairs(changed) do
-    local kind, id = parts_of(key)
-    visit(kind, id, olds[key], self:version(kind, id))
+  local changed, olds = self.changed, self.olds
+  while #changed > 0 do
+    local key = table.remove(changed)
+    local old, kind, id = olds[key] or nil, parts_of(key)
+    olds[key] = nil
+    visit(kind, id, old, self:version(kind, id))
   end
+  self.changed, self.olds = {}, {}
 end
 
 return store

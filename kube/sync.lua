@@ -669,7 +669,10 @@ end
 ---@param now number monotonic seconds
 function sync:take_in(now) self.taken_at = self.taken_at or now end
 
-function sync:has_work() return self.pass ~= nil or self.large ~= nil or self.queue.head <= self.queue.tail or next(self.dirty.hosts) ~= nil end
+function sync:has_work() return self.pass ~= nil or self.large ~= nil or self.queue.head <= self.queue.tail or self:has_touched() end
+
+--- Is there something that a flush did not come to?
+function sync:has_touched() return next(self.dirty.hosts) ~= nil or self.store:has_changes() end
 
 --- Everything that was taken in is sent.
 function sync:rest()
@@ -766,7 +769,7 @@ function sync:work(seconds)
     end
   end
   local is_left = #self.message > 0 or self.has_part or next(self.dirty.upstreams)
-  if next(self.dirty.hosts) then self:flush() elseif is_left then self:finish_message() end
+  if self:has_touched() then self:flush() elseif is_left then self:finish_message() end
   while self.pass and native.clock() < deadline do
     if policy_change.step(self, deadline) then policy_change.finish(self) end
   end

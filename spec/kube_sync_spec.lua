@@ -269,6 +269,28 @@ describe("the sync", function()
     end
   end)
 
+  it("goes on with the other objects when one cannot be taken in", function()
+    local files = { ["w.yaml"] = kube.service("web") .. "---\n" .. kube.slice("web") }
+    for i = 1, 9 do files["i" .. i .. ".yaml"] = kube.ingress { name = "i" .. i, host = ("h%d.test"):format(i) } end
+    local run = kube.start { files = files }
+    local check = run.sync.check_ingress
+    function run.sync.check_ingress(self, id)
+      assert(id ~= "default/i5", "a mistake of ours")
+      return check(self, id)
+    end
+    local paths = {}
+    for i = 1, 9 do
+      paths[i] = run.directory .. "/i" .. i .. ".yaml"
+      kube.write(paths[i], kube.ingress { name = "i" .. i, host = ("new-h%d.test"):format(i) })
+    end
+    assert.has_error(function() run.sync:change(paths) end)
+    while run.sync:work(1) do end
+    for i = 1, 9 do
+      assert.equal(i ~= 5, run.units[("host new-h%d.test"):format(i)] ~= nil)
+      assert.equal(i == 5, run.units[("host h%d.test"):format(i)] ~= nil)
+    end
+  end)
+
   it("goes on with the other upstreams when one cannot be built", function()
     local files = {}
     for i = 1, 9 do files["s" .. i .. ".yaml"] = kube.service("web-" .. i) .. "---\n" .. kube.slice("web-" .. i) end
