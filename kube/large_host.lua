@@ -8,24 +8,29 @@ local large_host = {}
 local MANY = 200       -- paths: about what one turn can attach several times over
 local MANY_BYTES = 4096 -- less than what so many paths take in an Ingress as it is kept
 
-local function count_bytes(self, ids)
+--- Has it enough bytes for so many paths? That is told without opening anything.
+local function may_be(self, ids)
   local bytes = 0
-  for id in world.each(ids) do bytes = bytes + #(self.placed:get(id) or "") end
-  return bytes
+  for id in world.each(ids) do
+    bytes = bytes + #(self.placed:get(id) or "")
+    if bytes >= MANY_BYTES then return true end
+  end
+  return false
 end
 
 --- Has a host so many paths?
 ---@param self table the sync
 ---@param host string
 function large_host.is(self, host)
-  if count_bytes(self, self.world.ingresses:get(host)) < MANY_BYTES then return false end
-  local count = 0
-  for _, ingress in ipairs(self:ingresses_of(host)) do
-    for _, rule in ipairs(ingress.rules) do
+  local ids, count = self.world.ingresses:get(host), 0
+  if not may_be(self, ids) then return false end
+  for id in world.each(ids) do
+    for _, rule in ipairs(self.placed:open(id).rules) do
       if rule.host == host then count = count + #rule.paths end
     end
+    if count > MANY then return true end
   end
-  return count > MANY
+  return false
 end
 
 ---@class LargeHost a host that is being built
