@@ -23,6 +23,7 @@ return {
   "head-size",
   "request-buffering",
   "next-upstream",
+  "limit-rate",
   -- which endpoint: a session wins over a hash, a hash over a balancer
   "load-balance",
   "affinity",

@@ -136,6 +136,9 @@ struct exchange {
 
   /* times: loop microseconds */
   uint64_t started_us, try_started_us, ended_us;
+  struct buffer paced; /* of the answer: held back by pace.c */
+  struct timer pace;   /* of it; once is_paced */
+  bool is_paced;
   struct timer timer; /* connect, read and send timeouts, detach: one, moved lazily */
   uint64_t request_bytes, body_bytes_received, body_bytes_sent, bytes_sent;
   struct span remote_user;

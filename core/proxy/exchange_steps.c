@@ -7,6 +7,7 @@
 #include "proxy/connect.h"
 #include "proxy/detach.h"
 #include "proxy/lease.h"
+#include "proxy/pace.h"
 #include "proxy/relay.h"
 #include "proxy/reply.h"
 #include "proxy/request_head.h"
@@ -174,6 +175,7 @@ static enum step_result step_log(struct exchange *exchange) {
   must(!exchange->is_logged);
   exchange->is_logged = true;
   loop_timer_stop(&exchange->worker->loop, &exchange->timer);
+  pace_stop(exchange);
   if (exchange->is_tunnel) {
     exchange->worker->tunnel_count--;
     counter_add(exchange->worker->options.counters, COUNTER_TUNNELS_CLOSED, 1);

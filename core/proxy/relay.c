@@ -8,6 +8,7 @@
 #include "proxy/client.h"
 #include "proxy/connect.h"
 #include "proxy/detach.h"
+#include "proxy/pace.h"
 #include "proxy/reply.h"
 #include "proxy/response_head.h"
 #include "proxy/retry.h"
@@ -18,19 +19,19 @@ static uint64_t now_of(const struct exchange *exchange) { return loop_now_ms(&ex
 
 /* ---- the held body --------------------------------------------------------------------------------------------------------- */
 
-static void charge(struct exchange *exchange, int64_t amount) {
+void relay_charge(struct exchange *exchange, int64_t amount) {
   _Atomic uint64_t *budget = exchange->worker->options.body_budget;
   if (budget) atomic_fetch_add_explicit(budget, (uint64_t)amount, memory_order_relaxed);
   exchange->budgeted += (uint64_t)amount;
 }
 
-static bool is_budget_spent(const struct exchange *exchange) {
+bool relay_is_budget_spent(const struct exchange *exchange) {
   _Atomic uint64_t *budget = exchange->worker->options.body_budget;
   return budget && atomic_load_explicit(budget, memory_order_relaxed) >= LIMIT_BODY_BUDGET_BYTES;
 }
 
 void relay_drop_body(struct exchange *exchange) {
-  if (exchange->budgeted) charge(exchange, -(int64_t)exchange->budgeted);
+  if (exchange->budgeted) relay_charge(exchange, -(int64_t)exchange->budgeted);
   buffer_free(&exchange->body);
   exchange->body = (struct buffer){0};
   exchange->body_is_whole = false;
@@ -52,7 +53,7 @@ static bool holds_bodies(struct exchange *exchange) {
   enum limit_reached limit = REACHED_NONE;
   if (!settings->request_buffering || settings->request_body_buffer == 0 || exchange->request->upgrade.length) return false;
   if (known > settings->request_body_buffer || held >= settings->request_body_buffer) limit = REACHED_BODY_BUFFER_BYTES;
-  else if (is_budget_spent(exchange)) limit = REACHED_BODY_BUDGET_BYTES;
+  else if (relay_is_budget_spent(exchange)) limit = REACHED_BODY_BUDGET_BYTES;
   counter_limit(exchange->worker->options.counters, limit);
   return limit == REACHED_NONE;
 }
@@ -67,7 +68,7 @@ enum relay_body relay_body(const struct exchange *exchange, uint64_t most) {
   if (exchange->route && exchange->settings->body_limit && exchange->settings->body_limit < most) most = exchange->settings->body_limit;
   if (known > most || held > most) return RELAY_BODY_TOO_LARGE;
   if (exchange->request_ended) return RELAY_BODY_THERE;
-  return is_budget_spent(exchange) ? RELAY_BODY_NO_ROOM : RELAY_BODY_COMES;
+  return relay_is_budget_spent(exchange) ? RELAY_BODY_NO_ROOM : RELAY_BODY_COMES;
 }
 
 void relay_await_body(struct exchange *exchange, uint64_t most) {
@@ -163,9 +164,9 @@ static void on_client_body(void *owner, struct span data) {
     return;
   }
   buffer_append(&exchange->body, data);
-  charge(exchange, (int64_t)data.length);
+  relay_charge(exchange, (int64_t)data.length);
   if (exchange->awaits_body) tell_hook(exchange);
-  else if (exchange->step == STEP_BUFFER && (buffer_length(&exchange->body) >= exchange->settings->request_body_buffer || is_budget_spent(exchange)))
+  else if (exchange->step == STEP_BUFFER && (buffer_length(&exchange->body) >= exchange->settings->request_body_buffer || relay_is_budget_spent(exchange)))
     exchange_run(exchange);
 }
 
@@ -243,6 +244,10 @@ static void on_upstream_body(void *owner, struct span data) {
   struct exchange *exchange = exchange_of(owner);
   struct codec_stream *client = exchange->stream;
   exchange->upstream_active_ms = now_of(exchange);
+  if (pace_is_set(exchange)) {
+    pace_forward(exchange, data);
+    return;
+  }
   exchange->body_bytes_sent += data.length;
   client->ops->send_body(client, &data, 1);
   if (client->ops->is_full(client)) exchange->upstream_stream->ops->pause(exchange->upstream_stream, PAUSE_SINK_FULL);
@@ -335,7 +340,7 @@ enum step_result step_relay(struct exchange *exchange) {
     return STEP_MORE;
   }
   if (exchange->head_arrived && !exchange->response_started && (send_head(exchange) == STEP_MORE)) return STEP_MORE;
-  if (!exchange->upstream_ended || exchange->step != STEP_RELAY) return STEP_WAIT;
+  if (!exchange->upstream_ended || exchange->step != STEP_RELAY || pace_holds(exchange)) return STEP_WAIT;
   struct headers *trailers = exchange->upstream_stream->trailers;
   exchange->stream->ops->send_end(exchange->stream, trailers);
   exchange->response_ended = true;
@@ -356,7 +361,7 @@ static uint64_t due(const struct exchange *exchange) {
     uint64_t progress = link_progress_ms(codec_upstream_link(exchange->connection->codec));
     return (progress > active ? progress : active) + settings->send_timeout_ms;
   }
-  bool waits_for_upstream = (exchange->request_sent || exchange->response_started) && !(upstream->paused & PAUSE_SINK_FULL);
+  bool waits_for_upstream = (exchange->request_sent || exchange->response_started) && !(upstream->paused & (PAUSE_SINK_FULL | PAUSE_RATE));
   return (waits_for_upstream ? active : now) + settings->read_timeout_ms;
 }
 

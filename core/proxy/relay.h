@@ -14,6 +14,9 @@ void relay_timer_start(struct exchange *exchange);
 /* exchange->timer's function. */
 void relay_timer_fired(struct timer *timer);
 void relay_drop_body(struct exchange *exchange);
+/* Counts bytes that are held for an exchange in the process-wide budget. */
+void relay_charge(struct exchange *exchange, int64_t amount);
+bool relay_is_budget_spent(const struct exchange *exchange);
 /* Asks the client for its body, if it waits to be asked. */
 void relay_want_body(struct exchange *exchange);
 

@@ -30,8 +30,8 @@
   X(retry_tries, INTEGER, 3, "tries, 0 = no limit") \
   X(retry_timeout, SECONDS, 0, "for all tries together, 0 = no limit") \
   X(retry_non_idempotent, FLAG, 0, "POST and PATCH too are tried again") \
-  X(limit_rate, BYTES, 0, "bytes of the answer in a second; no effect yet") \
-  X(limit_rate_after, BYTES, 0, "bytes before limit_rate holds; no effect yet") \
+  X(limit_rate, BYTES, 0, "bytes of the answer in a second, 0 = no limit") \
+  X(limit_rate_after, BYTES, 0, "bytes before limit_rate holds") \
   X(use_service_address, FLAG, 0, "the Service's own address is asked, not its endpoints") \
   X(fallback_upstream, TEXT, 0, "upstream name") \
   X(satisfy, TEXT, 0, "all or any") \

@@ -24,7 +24,6 @@ put(LATER, [[
   enable-rewrite-log enable-modsecurity enable-owasp-core-rules modsecurity-snippet modsecurity-transaction-id
   enable-opentelemetry opentelemetry-trust-incoming-span opentelemetry-operation-name
   fastcgi-index fastcgi-params-configmap
-  limit-rate limit-rate-after
   mirror-target mirror-host mirror-request-body
   proxy-buffering proxy-http-version
   proxy-ssl-secret proxy-ssl-verify proxy-ssl-verify-depth proxy-ssl-name proxy-ssl-server-name proxy-ssl-protocols proxy-ssl-ciphers

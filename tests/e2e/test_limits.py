@@ -42,7 +42,10 @@ function deeds.series_bytes(exchange) hits:add(1, ("a"):rep(513)) end
 local dict = moongate.shared.dict "d1"
 function deeds.dict_key(exchange) dict:get(("a"):rep(513)) end
 function deeds.dict_value(exchange) dict:set("a", ("a"):rep(65537)) end
-function deeds.dict_bytes(exchange) for i = 1, 200 do dict:set("k" .. i, ("a"):rep(65536)) end end
+function deeds.dict_bytes(exchange)
+  local text = ("a"):rep(65536)
+  for i = 1, 200 do dict:set("k" .. i, text) end
+end
 function deeds.dict_holds(exchange) for i = 1, 65 do dict:acquire("k", 100) end end
 function deeds.dicts(exchange) for i = 1, 17 do moongate.shared.dict("d" .. i):get("k") end end
 for _, name in ipairs { "steps", "depth", "heap" } do

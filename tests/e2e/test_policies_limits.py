@@ -97,3 +97,25 @@ def test_requests_in_flight(proxy):
         thread.join()
     assert seen == {("192.0.2.1", 503): 5, ("192.0.2.2", 503): 5, ("192.0.2.1", 200): 3, ("192.0.2.2", 200): 3}
     assert statuses(proxy, "gate.example", 10) == {200: 10}  # one after the other
+
+
+def test_answers_at_a_pace(moongate, echo):
+    """What the arithmetic is, is a unit test's; here: two at once keep to it, and everybody else is served meanwhile."""
+    app = echo("app")
+    proxy = moongate({"app.json": [service(), *slice_of([app.port]), case("slow.example", limit_rate="200", limit_rate_after="100"), case("fast.example")]})
+    took, size = [], 500 * 1024
+
+    def ask():
+        began = time.monotonic()
+        answer = proxy.request(f"/bytes/{size}", "slow.example", timeout=30)
+        assert answer.status == 200 and len(answer.body) == size
+        took.append(time.monotonic() - began)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        began = time.monotonic()
+        assert len(proxy.request(f"/bytes/{size}", "fast.example").body) == size
+        assert time.monotonic() - began < 1.5
+    assert len(took) == 2 and all(1.7 < seconds < 6 for seconds in took), took
