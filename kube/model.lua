@@ -108,9 +108,10 @@ function model.offers(host, canaries)
   return offers, by_rule
 end
 
---- The Service's port that an Ingress means by `reference`.
+--- The Service's port that an Ingress means by `reference`; the first, if it is empty.
 ---@return table|nil port
 function model.find_port(service, reference)
+  if reference == "" then return service.ports[1] end
   for _, port in ipairs(service.ports) do
     if port.port == reference or port.target == reference or (port.name ~= "" and port.name == reference) then return port end
   end

@@ -164,8 +164,8 @@ for key in ([[
   limit-rate-after proxy-stream-timeout proxy-stream-next-upstream proxy-stream-next-upstream-timeout proxy-stream-next-upstream-tries
   proxy-stream-responses forwarded-host-header forwarded-for-proxy-protocol-header enable-opentelemetry opentelemetry-trust-incoming-span
   opentelemetry-operation-name opentelemetry-config otlp-collector-host otlp-collector-port otel-service-name otel-sampler otel-sampler-parent-based
-  otel-sampler-ratio otel-max-queuesize otel-schedule-delay-millis otel-max-export-batch-size custom-http-errors
-  disable-proxy-intercept-errors proxy-body-size proxy-connect-timeout proxy-read-timeout proxy-send-timeout proxy-buffer-size
+  otel-sampler-ratio otel-max-queuesize otel-schedule-delay-millis otel-max-export-batch-size
+  proxy-body-size proxy-connect-timeout proxy-read-timeout proxy-send-timeout proxy-buffer-size
   proxy-buffering proxy-request-buffering
   proxy-http-version proxy-cookie-path proxy-cookie-domain proxy-next-upstream proxy-next-upstream-timeout proxy-next-upstream-tries
   proxy-redirect-from proxy-redirect-to ssl-redirect force-ssl-redirect preserve-trailing-slash use-port-in-redirects relative-redirects

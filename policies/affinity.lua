@@ -161,7 +161,7 @@ end
 function policy.balancer(exchange, config)
   local upstream, ctx = exchange.upstream, exchange.ctx
   local name = upstream.name
-  if not name or config.legacy[name] then return end
+  if not name or upstream.fallback or config.legacy[name] then return end
   local key = session_of(exchange, config, name)
   if key then
     local endpoint = find(upstream, config, key)

@@ -7,6 +7,8 @@ return {
   "redirect",
   "rewrite",
   "ssl-redirect",
+  -- error pages: what is not sent needs no headers
+  "custom-http-errors",
   -- how often, before anybody is asked who he is
   "limits",
   -- who may come in

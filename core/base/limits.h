@@ -18,7 +18,8 @@
   X(BODY_BYTES, 1048576, "bytes", "413", "a request body") \
   X(BODY_BUFFER_BYTES, 65536, "bytes", "buffering stops", "a request body held before the upstream is chosen") \
   X(BODY_BUDGET_BYTES, 268435456, "bytes", "buffering stops", "all held request bodies of the process") \
-  X(DRAIN_BYTES, 262144, "bytes", "close after the response", "request body read and dropped after an early answer") \
+  X(DRAIN_BYTES, 262144, "bytes", "close after the response", \
+    "a request body behind an early answer, or an answer that another one replaces, read and dropped") \
   X(CONNECTIONS, 16384, "connections per worker", "accept pauses", "client connections") \
   X(HANDSHAKE_MS, 10000, "milliseconds", "close", "a TLS handshake, or the wait for a PROXY protocol header") \
   X(PROXY_HEADER_BYTES, 4096, "bytes", "close", "addresses and TLVs of a PROXY protocol header") \

@@ -7,10 +7,12 @@
 #include "proxy/lease.h"
 #include "proxy/pool.h"
 #include "proxy/relay.h"
+#include "proxy/replace.h"
 #include "proxy/reply.h"
 #include "proxy/retry.h"
 #include "proxy/upstream_head.h"
 #include "proxy/worker.h"
+#include "route/upstream.h"
 
 enum { STALE_TRIES = 4 };
 
@@ -22,9 +24,24 @@ static struct balance_cursor *cursor_of(struct worker *worker, unsigned slot) {
 static enum step_result no_endpoint(struct exchange *exchange, const struct upstream *upstream) {
   /* A default backend that cannot answer is replaced by the built-in one, as in the reference. */
   if (exchange->is_default) return reply_default(exchange);
+  if (exchange->replacement) return replace_failed(exchange, SPAN("it has no endpoint that is ready"));
   if (!upstream) return reply_error(exchange, 503, SPAN("the Service is not there"));
   if (upstream->count == 0 && !upstream->is_missing) return reply_error(exchange, 502, SPAN("the Service's name is not resolved"));
   return reply_error(exchange, 503, SPAN("no endpoint is ready"));
+}
+
+/* The route's own Service has no endpoint: whoever stands in for it, if that one has. */
+static const struct upstream *fall_back(struct exchange *exchange) {
+  const struct route *route = exchange->route;
+  bool is_own = route && exchange->upstream_info == &route->upstreams[0];
+  if (!is_own || route->fallback.slot == UPSTREAM_NONE) return NULL;
+  const struct upstream *upstream = snapshot_upstream(exchange->worker->root, route->fallback);
+  if (!upstream || upstream->count == 0) return NULL;
+  exchange->is_fallback = true;
+  exchange->upstream = route->fallback;
+  exchange->upstream_name = upstream_shown(route->settings.fallback_upstream, &exchange->arena);
+  exchange->upstream_info = NULL;
+  return upstream;
 }
 
 static const struct endpoint *choose(struct exchange *exchange, const struct upstream *upstream) {
@@ -48,6 +65,7 @@ static const struct endpoint *choose(struct exchange *exchange, const struct ups
 static enum hook_result run_balancer(struct exchange *exchange) {
   const struct hook_runner *hooks = &exchange->worker->options.hooks;
   if (!exchange->route || exchange->route->hook_count[HOOK_BALANCER] == 0 || !hooks->run) return HOOK_NEXT;
+  if (exchange->replacement) return HOOK_NEXT; /* the route's sessions are its application's */
   exchange->phase = HOOK_BALANCER;
   exchange->hook_index = 0;
   lease_note_hooks(exchange);
@@ -95,7 +113,11 @@ void connect_end_try(struct exchange *exchange, int error) {
 enum step_result step_balancer(struct exchange *exchange) {
   exchange->wanted = NULL;
   const struct upstream *upstream = exchange_upstream(exchange);
-  if (!upstream || upstream->count == 0) return no_endpoint(exchange, upstream);
+  if (!upstream || upstream->count == 0) {
+    const struct upstream *other = fall_back(exchange);
+    if (!other) return no_endpoint(exchange, upstream);
+    upstream = other;
+  }
   switch (run_balancer(exchange)) {
     case HOOK_NEXT:
       break;
@@ -197,7 +219,8 @@ static bool is_stale(const struct exchange *exchange) {
 }
 
 bool connect_may_retry(const struct exchange *exchange) {
-  bool has_body = exchange->request->body.framing != BODY_NONE;
+  const struct request_head *request = replace_request(exchange);
+  bool has_body = request->body.framing != BODY_NONE;
   int error = exchange->failure;
   bool was_written = exchange->upstream_stream && (exchange->upstream_stream->is_request_on_wire || error == 0 || error == ERROR_TIMEOUT);
   /* Once part of a body that is not held has left the buffer, it cannot be sent from its beginning. */
@@ -209,9 +232,9 @@ bool connect_may_retry(const struct exchange *exchange) {
       .has_answer_begun = exchange->response_started,
       .has_body = has_body,
       .body_is_held = exchange->body_is_whole,
-      .method = exchange->request->method,
+      .method = request->method,
       .is_stale = is_stale(exchange),
-      .tries = exchange->try_count - exchange->stale_tries,
+      .tries = exchange->try_count - exchange->stale_tries - (exchange->replacement ? exchange->replacement->tries_before : 0),
       .elapsed_ms = exchange_duration_us(exchange) / 1000,
   };
   return exchange->stream && retry_is_allowed(&facts, exchange->settings);
@@ -240,5 +263,6 @@ enum step_result step_retry(struct exchange *exchange) {
   struct span upstream = exchange->upstream_name, endpoint = exchange->endpoint->name;
   log_write(worker->options.log, LOG_WARN, "upstream failed", "upstream=\"%.*s\" endpoint=\"%.*s\" error=\"%s\" tries=%u", (int)upstream.length,
             upstream.data ? upstream.data : "", (int)endpoint.length, endpoint.data, error_text(error), exchange->try_count);
+  if (exchange->replacement) return replace_failed(exchange, span_of(error_text(error)));
   return reply_error(exchange, retry_final_status(error), span_of(error_text(error)));
 }

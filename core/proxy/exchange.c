@@ -14,6 +14,7 @@
 #include "proxy/connect.h"
 #include "proxy/detach.h"
 #include "proxy/relay.h"
+#include "proxy/replace.h"
 #include "proxy/reply.h"
 #include "proxy/step_table.h"
 #include "proxy/tally.h"
@@ -60,6 +61,7 @@ void exchange_release(struct exchange *exchange) {
   if (exchange->script) worker->options.hooks.end(worker->options.hooks.self, exchange);
   exchange->script = NULL;
   loop_timer_stop(&worker->loop, &exchange->timer);
+  replace_end(exchange);
   detach_drop_leases(exchange);
   relay_drop_body(exchange);
   if (exchange->endpoint) endpoint_unpin(exchange->endpoint);
@@ -170,6 +172,7 @@ void exchange_respond(struct exchange *exchange, int status, const struct header
   }
   exchange->reply_body = arena_span(arena, body);
   response->body.length = body.length;
+  exchange->is_final = true;
 }
 
 void exchange_deny(struct exchange *exchange, int status, struct span reason) {
@@ -183,6 +186,7 @@ void exchange_redirect(struct exchange *exchange, int status, struct span locati
   headers_add(&response->headers, HEADER_CONTENT_TYPE, SPAN("Content-Type"), SPAN("text/html"));
   exchange->reply_body = status_page(status, &exchange->arena);
   response->body.length = exchange->reply_body.length;
+  exchange->is_final = true;
 }
 
 int exchange_set_variable(struct exchange *exchange, struct span name, struct span value) {

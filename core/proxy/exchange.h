@@ -22,6 +22,7 @@ struct client;
 struct pooled;
 struct upstream;
 struct hook_wait;
+struct replacement;
 
 #define EXCHANGE_MAGIC 0x68637865u
 #define EXCHANGE_TRACE 16
@@ -90,8 +91,9 @@ struct exchange {
   /* the response, as policies see it */
   struct response_head *response; /* NULL until there is one */
   enum answer_source source;
-  struct span reply_body;   /* of our own answers */
-  struct span reply_reason; /* why, for the log; never sent */
+  struct span reply_body;          /* of our own answers */
+  struct span reply_reason;        /* why, for the log; never sent */
+  struct replacement *replacement; /* another upstream's answer, which takes the place of the first one; NULL: none was asked for */
 
   /* proxy's own */
   struct request_head request_head; /* `request` points here: the codec's own head stays as received */
@@ -103,7 +105,8 @@ struct exchange {
   unsigned failed_phases;                /* a header_filter failed: none runs again */
   int failure;                           /* of the current try: ERROR_* or a libuv code; 0: none */
   bool failed_to_connect, head_arrived, upstream_ended, sent_continue, request_stopped, reply_closes, is_reused_connection, avoid_pool, was_edited, is_logged;
-  bool is_running, has_load, is_default, host_is_missing, client_half_closed, upstream_half_closed;
+  bool is_final; /* the answer of exchange:respond or redirect: nothing takes its place */
+  bool is_running, has_load, is_default, is_fallback, host_is_missing, client_half_closed, upstream_half_closed;
   unsigned stale_tries, balancer_tries; /* repeats on a stale pooled connection; those do not count as tries */
   uint64_t upstream_active_ms, relay_started_ms;
   uint64_t budgeted;        /* bytes of `body` counted in the process-wide budget */

@@ -9,6 +9,7 @@
 #include "proxy/lease.h"
 #include "proxy/pace.h"
 #include "proxy/relay.h"
+#include "proxy/replace.h"
 #include "proxy/reply.h"
 #include "proxy/request_head.h"
 #include "proxy/step_table.h"

@@ -17,6 +17,7 @@
   X(RELAY, step_relay) \
   X(TUNNEL, step_tunnel) \
   X(RETRY, step_retry) \
+  X(REPLACE, step_replace) \
   X(REPLY, step_reply) \
   X(LOG, step_log) \
   X(ENDED, step_ended)

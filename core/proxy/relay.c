@@ -9,6 +9,7 @@
 #include "proxy/connect.h"
 #include "proxy/detach.h"
 #include "proxy/pace.h"
+#include "proxy/replace.h"
 #include "proxy/reply.h"
 #include "proxy/response_head.h"
 #include "proxy/retry.h"
@@ -124,7 +125,9 @@ void relay_begin(struct exchange *exchange) {
     struct span held = buffer_span(&exchange->body);
     upstream->ops->send_body(upstream, &held, 1);
   }
-  if (exchange->request_ended) {
+  if (exchange->replacement) {
+    end_request(exchange);
+  } else if (exchange->request_ended) {
     if (exchange->request->body.framing != BODY_NONE) exchange->body_is_whole = buffer_length(&exchange->body) == exchange->body_bytes_received;
     end_request(exchange);
   } else {
@@ -204,7 +207,8 @@ static void on_client_abort(void *owner, int error) {
     exchange->reply_closes = true;
     exchange->request_stopped = true;
     exchange->failure = ERROR_CANCELLED;
-    (void)reply_error(exchange, status, span_of(status == 408 ? "body not complete in time" : "bad body framing"));
+    if (exchange->replacement) status = exchange->replacement->status; /* that of the answer which it would have got */
+    (void)reply_error(exchange, status, span_of(error == ERROR_TIMEOUT ? "body not complete in time" : "bad body framing"));
     exchange_run(exchange);
     return;
   }
@@ -244,6 +248,10 @@ static void on_upstream_body(void *owner, struct span data) {
   struct exchange *exchange = exchange_of(owner);
   struct codec_stream *client = exchange->stream;
   exchange->upstream_active_ms = now_of(exchange);
+  if (exchange->step == STEP_REPLACE) {
+    replace_drop(exchange, data);
+    return;
+  }
   if (pace_is_set(exchange)) {
     pace_forward(exchange, data);
     return;
@@ -299,7 +307,8 @@ static void stop_request(struct exchange *exchange) {
 static enum step_result send_head(struct exchange *exchange) {
   struct codec_stream *client = exchange->stream;
   struct response_head *response = exchange->response;
-  exchange->source = ANSWER_UPSTREAM;
+  exchange->is_final = false;
+  exchange->source = exchange->replacement ? ANSWER_REPLACEMENT : ANSWER_UPSTREAM;
   if ((exchange->settings->retry_on & retry_reason(0, response->status)) && connect_may_retry(exchange)) {
     exchange->step = STEP_RETRY;
     return STEP_MORE;
@@ -317,8 +326,7 @@ static enum step_result send_head(struct exchange *exchange) {
   return STEP_WAIT;
 }
 
-/* Both streams are done with this answer; the connection goes back to the pool if it can carry another. */
-static void leave_upstream(struct exchange *exchange) {
+void relay_leave_upstream(struct exchange *exchange) {
   struct codec_stream *upstream = exchange->upstream_stream;
   struct pooled *connection = exchange->connection;
   if (!exchange->request_sent) {
@@ -344,7 +352,7 @@ enum step_result step_relay(struct exchange *exchange) {
   struct headers *trailers = exchange->upstream_stream->trailers;
   exchange->stream->ops->send_end(exchange->stream, trailers);
   exchange->response_ended = true;
-  leave_upstream(exchange);
+  relay_leave_upstream(exchange);
   exchange->step = STEP_LOG;
   return STEP_MORE;
 }
@@ -383,7 +391,7 @@ void relay_timer_start(struct exchange *exchange) {
 void relay_timer_fired(struct timer *timer) {
   struct exchange *exchange = exchange_of(container_of(timer, struct exchange, timer));
   uint64_t now = now_of(exchange);
-  if (exchange->step == STEP_CONNECT) {
+  if (exchange->step == STEP_CONNECT || exchange->step == STEP_REPLACE) {
     exchange->failure = ERROR_TIMEOUT;
     exchange_run(exchange);
     return;

@@ -13,6 +13,8 @@ void relay_begin(struct exchange *exchange);
 void relay_timer_start(struct exchange *exchange);
 /* exchange->timer's function. */
 void relay_timer_fired(struct timer *timer);
+/* Both streams are done with the answer; the connection goes back to the pool if it can carry another. */
+void relay_leave_upstream(struct exchange *exchange);
 void relay_drop_body(struct exchange *exchange);
 /* Counts bytes that are held for an exchange in the process-wide budget. */
 void relay_charge(struct exchange *exchange, int64_t amount);

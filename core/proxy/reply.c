@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "proxy/lease.h"
+#include "proxy/replace.h"
 #include "proxy/response_head.h"
 #include "proxy/worker.h"
 
@@ -16,7 +17,7 @@ struct response_head *reply_make(struct exchange *exchange, int status, enum ans
   exchange->response = response;
   exchange->source = source;
   exchange->reply_body = (struct span){NULL, 0};
-  exchange->was_edited = false;
+  exchange->was_edited = exchange->is_final = false;
   return response;
 }
 
@@ -104,6 +105,10 @@ bool reply_filter(struct exchange *exchange) {
     case HOOK_NEXT:
       return true;
     case HOOK_ANSWERED:
+      if (exchange->replacement && !exchange->replacement->has_begun) {
+        exchange->step = STEP_REPLACE;
+        return false;
+      }
       exchange->failed_phases = 1; /* the answer of a header_filter is not filtered again */
       must(exchange->response && exchange->response != before);
       break;
@@ -128,7 +133,7 @@ enum step_result step_reply(struct exchange *exchange) {
   struct codec_stream *stream = exchange->stream;
   struct response_head *response = exchange->response;
   if (exchange->reply_closes || exchange->worker->says_close) response->close = true;
-  if (!exchange->request_ended) {
+  if (!exchange->request_ended && !exchange->request_stopped) {
     exchange->request_stopped = true;
     stream->ops->discard_body(stream, LIMIT_DRAIN_BYTES);
   }

@@ -17,7 +17,7 @@ enum step_result reply_plain_to_tls(struct exchange *exchange);
 enum step_result reply_add_slash(struct exchange *exchange);
 /* A new response of ours, without body. */
 struct response_head *reply_make(struct exchange *exchange, int status, enum answer_source source);
-/* Runs header_filter once over exchange->response. False if the answer was replaced: exchange->step is REPLY then. */
+/* Runs header_filter once over exchange->response. False if the answer was replaced: exchange->step is REPLY or REPLACE then. */
 bool reply_filter(struct exchange *exchange);
 /* The answer has begun and cannot be completed: the client's connection goes. */
 enum step_result reply_cut_off(struct exchange *exchange, struct span reason);

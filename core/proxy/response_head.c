@@ -62,7 +62,7 @@ void response_head_finish(struct exchange *exchange) {
   struct headers *headers = &exchange->response->headers;
   if (exchange->was_edited) return;
   exchange->was_edited = true;
-  if (exchange->source == ANSWER_UPSTREAM) {
+  if (exchange->source == ANSWER_UPSTREAM || exchange->source == ANSWER_REPLACEMENT) {
     if (!settings || !settings->allow_backend_server_header) headers_remove(headers, HEADER_SERVER, SPAN("server"));
     hide_notes(headers);
     if (settings && settings->hide_headers.length) hide(headers, settings->hide_headers);

@@ -3,6 +3,7 @@
 #include "proxy/upstream_head.h"
 
 #include "proxy/client.h"
+#include "proxy/replace.h"
 #include "proxy/request_head.h"
 
 /* Never copied from the client: written below, or not for upstreams. */
@@ -59,7 +60,7 @@ static struct span forwarded_for(struct exchange *exchange, const struct setting
 }
 
 static struct span host_of(struct exchange *exchange) {
-  if (exchange->route && exchange->route->upstream_host) {
+  if (exchange->route && exchange->route->upstream_host && !exchange->replacement) {
     struct span host = template_expand(exchange->route->upstream_host, exchange_lookup, exchange, &exchange->arena);
     if (host.length && header_value_is_valid(host)) return host;
   }
@@ -113,6 +114,7 @@ static void apply(struct exchange *exchange, struct request_head *out, const str
 }
 
 static struct span target_of(struct exchange *exchange) {
+  if (exchange->replacement) return replace_request(exchange)->target;
   if (!exchange->path_changed) return exchange->target;
   struct span path = uri_escape_path(exchange->uri.path, &exchange->arena), query = exchange->uri.query;
   if (!query.data) return path;
@@ -121,7 +123,7 @@ static struct span target_of(struct exchange *exchange) {
 
 struct request_head *upstream_head_make(struct exchange *exchange) {
   const struct settings *settings = exchange->worker->root->settings;
-  const struct request_head *in = exchange->request;
+  const struct request_head *in = replace_request(exchange);
   struct request_head *out = arena_alloc(&exchange->arena, sizeof *out);
   *out = *in;
   out->target = target_of(exchange);
@@ -143,14 +145,15 @@ struct request_head *upstream_head_make(struct exchange *exchange) {
   write_forwarded(exchange, settings, &out->headers);
   const struct upstream *upstream = exchange_upstream(exchange);
   if (upstream && upstream->is_outside) headers_add_checked(&out->headers, HEADER_CDN_LOOP, SPAN("CDN-Loop"), REQUEST_HEAD_PASS);
-  if (settings->edit_count) apply(exchange, out, settings->edits, settings->edit_count);
-  if (exchange->route && exchange->route->edit_count) apply(exchange, out, exchange->route->edits, exchange->route->edit_count);
+  bool is_applications = !exchange->replacement; /* what proxy-set-headers tells applications may be a secret between them and us */
+  if (is_applications && settings->edit_count) apply(exchange, out, settings->edits, settings->edit_count);
+  if (is_applications && exchange->route && exchange->route->edit_count) apply(exchange, out, exchange->route->edits, exchange->route->edit_count);
   out->host = headers_get(&out->headers, HEADER_HOST);
   return out;
 }
 
 struct headers *upstream_head_trailers(const struct exchange *exchange) {
-  struct headers *trailers = exchange->stream->trailers;
+  struct headers *trailers = exchange->replacement ? NULL : exchange->stream->trailers;
   const struct headers *sent = &exchange->upstream_stream->request->headers;
   for (unsigned i = 0; trailers && i < trailers->count; i++) {
     struct header *trailer = &trailers->items[i];

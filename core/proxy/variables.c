@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "proxy/client.h"
+#include "proxy/replace.h"
 #include "proxy/exchange.h"
 #include "proxy/retry.h"
 
@@ -79,7 +80,8 @@ static struct span tries(const struct exchange *exchange, enum try_value which, 
   struct span list = none;
   for (unsigned i = 0; i < count; i++) {
     struct span value = try_value(&exchange->tries[i], which, arena);
-    list = i ? arena_printf(arena, "%.*s, %.*s", (int)list.length, list.data, (int)value.length, value.data) : value;
+    const char *between = exchange->replacement && i == exchange->replacement->tries_before ? " : " : ", "; /* as nginx tells groups of servers apart */
+    list = i ? arena_printf(arena, "%.*s%s%.*s", (int)list.length, list.data, between, (int)value.length, value.data) : value;
   }
   return list;
 }

@@ -92,6 +92,7 @@ static bool read_body(struct upstream *upstream, struct span body, struct listed
 
 /* Loopback, unspecified, link-local: a name outside must not lead into this machine, nor to what a cloud tells its machines. */
 struct span upstream_shown(struct span key, struct arena *arena) {
+  if (key.length && key.data[key.length - 1] == '/') key.length--; /* a Service's first port has no name */
   char *out = arena_copy(arena, key.data, key.length);
   for (size_t i = 0; i < key.length; i++)
     if (out[i] == '/') out[i] = '-';

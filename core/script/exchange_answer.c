@@ -124,6 +124,58 @@ MEMBER(exchange_do_use_upstream) {
   return 0;
 }
 
+static bool get_text(lua_State *L, const char *name, struct span *text, const char *function) {
+  *text = (struct span){NULL, 0};
+  lua_getfield(L, 3, name); /* stays: it holds the text */
+  if (lua_isnil(L, -1)) return false;
+  if (lua_type(L, -1) != LUA_TSTRING) return luaL_error(L, "%s: %s is a %s, not a string", function, name, luaL_typename(L, -1));
+  text->data = lua_tolstring(L, -1, &text->length);
+  return true;
+}
+
+static bool is_target(struct span path) {
+  if (path.length == 0 || path.data[0] != '/' || path.length > LIMIT_REWRITE_BYTES) return false;
+  for (size_t i = 0; i < path.length; i++)
+    if ((unsigned char)path.data[i] <= ' ' || (unsigned char)path.data[i] >= 0x7f || path.data[i] == '#') return false;
+  return true;
+}
+
+/* exchange:replace_response(upstream or nil, { method = "GET", path = "/", headers = { ... } }) -> the answer to return; nil where the present one is final */
+MEMBER(exchange_do_replace_response) {
+  static const char function[] = "exchange:replace_response";
+  struct exchange_part *part = box->part;
+  const struct value_box *handle = lua_isnil(L, 2) ? NULL : lua_value_to(L, 2);
+  if (!lua_isnil(L, 2) && (handle == NULL || handle->value->kind != PACK_UPSTREAM))
+    return luaL_error(L, "%s: wants what route:upstream() gave, or nil for the default backend", function);
+  if (exchange->replacement) return luaL_error(L, "%s: the answer is replaced already", function);
+  if (exchange->response == NULL || exchange->response->status == 101) return luaL_error(L, "%s: there is no answer to replace", function);
+  if (exchange->is_final) return 0;
+  begin(part);
+  part->method = part->upstream_name = (struct span){NULL, 0};
+  part->upstream = (struct upstream_ref){UPSTREAM_NONE, 0};
+  if (handle) {
+    part->upstream = (struct upstream_ref){handle->value->upstream_slot, handle->value->upstream_generation};
+    part->upstream_name = arena_span(&exchange->arena, handle->value->upstream);
+  }
+  if (lua_isnoneornil(L, 3)) return finish(L, part, ANSWER_REPLACE);
+  if (!lua_istable(L, 3)) return luaL_error(L, "%s: wants a table such as { path = \"/\" }", function);
+  struct span method, path;
+  if (get_text(L, "method", &method, function)) {
+    if (!header_name_is_valid(method) || method.length > 32) return luaL_error(L, "%s: not a method", function);
+    part->method = arena_span(&exchange->arena, method);
+  }
+  if (get_text(L, "path", &path, function)) {
+    if (!is_target(path)) return luaL_error(L, "%s: the path does not begin with / or has a byte that must be escaped", function);
+    part->text = arena_span(&exchange->arena, path);
+  }
+  lua_getfield(L, 3, "headers");
+  if (!lua_isnil(L, -1)) {
+    if (!lua_istable(L, -1)) return luaL_error(L, "%s: headers wants a table from names to values", function);
+    read_headers(L, lua_gettop(L), exchange, part, function);
+  }
+  return finish(L, part, ANSWER_REPLACE);
+}
+
 MEMBER(response_status) {
   (void)box;
   if (exchange->response) lua_pushinteger(L, exchange->response->status);

@@ -16,6 +16,13 @@ MEMBER(upstream_name) {
   return member_push_span(L, exchange->upstream_name.length ? exchange->upstream_name : (struct span){NULL, 0});
 }
 
+/* Whether it stands in for the route's own Service, which has no endpoint. */
+MEMBER(upstream_fallback) {
+  (void)box;
+  lua_pushboolean(L, exchange->is_fallback);
+  return 1;
+}
+
 /* upstream:count() -> endpoints that take new requests, all endpoints (draining ones come last). */
 MEMBER(upstream_count) {
   (void)box;

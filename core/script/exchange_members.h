@@ -30,6 +30,7 @@
   X(EXCHANGE, "deny", METHOD, ANSWERS, exchange_do_deny) \
   X(EXCHANGE, "redirect", METHOD, ANSWERS, exchange_do_redirect) \
   X(EXCHANGE, "allow", METHOD, PHASE(ACCESS), exchange_do_allow) \
+  X(EXCHANGE, "replace_response", METHOD, PHASE(HEADER_FILTER), exchange_do_replace_response) \
   X(EXCHANGE, "use_upstream", METHOD, PHASE(REWRITE) | PHASE(ACCESS), exchange_do_use_upstream) \
   X(CLIENT, "ip", FIELD, ANY, client_ip) \
   X(CLIENT, "port", FIELD, ANY, client_port) \
@@ -66,6 +67,7 @@
   X(VARIABLES, "get", METHOD, ANY, variables_get) \
   X(VARIABLES, "set", METHOD, ANY, variables_set) \
   X(UPSTREAM, "name", FIELD, ANY, upstream_name) \
+  X(UPSTREAM, "fallback", FIELD, PHASE(BALANCER) | AFTER, upstream_fallback) \
   X(UPSTREAM, "count", METHOD, PHASE(BALANCER), upstream_count) \
   X(UPSTREAM, "endpoint", FIELD, PHASE(BALANCER) | AFTER, upstream_endpoint) \
   X(UPSTREAM, ":endpoint", METHOD, PHASE(BALANCER), upstream_endpoint_at) \

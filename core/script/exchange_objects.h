@@ -37,7 +37,7 @@ enum object_kind {
 
 #define OBJECT_MAGIC 0x6a626f65u
 
-enum answer_kind { ANSWER_NONE = 0, ANSWER_RESPOND = 1, ANSWER_DENY = 2, ANSWER_REDIRECT = 3, ANSWER_ALLOW = 4 };
+enum answer_kind { ANSWER_NONE = 0, ANSWER_RESPOND = 1, ANSWER_DENY = 2, ANSWER_REDIRECT = 3, ANSWER_ALLOW = 4, ANSWER_REPLACE = 5 };
 
 /* What one state knows of one exchange; in the exchange's arena. exchange->script is the first of a list. */
 struct exchange_part {
@@ -49,7 +49,9 @@ struct exchange_part {
   /* an answer that a hook made and has still to return */
   enum answer_kind answer;
   int status;
-  struct span text; /* body, reason or location */
+  struct span text; /* body, reason, location or path */
+  struct span method, upstream_name;
+  struct upstream_ref upstream;
   struct headers headers;
   bool has_headers;
 };

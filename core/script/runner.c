@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "proxy/replace.h"
 #include "proxy/reply.h"
 #include "proxy/worker.h"
 #include "script/exchange_members.h"
@@ -197,6 +198,9 @@ static enum hook_result answer(struct exchange *exchange, struct exchange_part *
       return HOOK_ANSWERED;
     case ANSWER_REDIRECT:
       exchange_redirect(exchange, part->status, part->text);
+      return HOOK_ANSWERED;
+    case ANSWER_REPLACE:
+      replace_ask(exchange, part->upstream, part->upstream_name, part->method, part->text, part->has_headers ? &part->headers : NULL);
       return HOOK_ANSWERED;
     case ANSWER_ALLOW: /* no opinion where no guards are asked */
       exchange->guards |= GUARD_ALLOWS;

@@ -44,6 +44,12 @@ function Exchange:allow() end
 ---@param handle userdata from `route:upstream(service)`
 function Exchange:use_upstream(handle) end
 
+--- Another upstream's answer takes the place of this one: `return` it. Once for each request. Nil where the present answer is final.
+---@param handle userdata|nil from `route:upstream(service)`; nil: the default backend
+---@param options { method: string|nil, path: string|nil, headers: table|nil }|nil GET and / unless given; headers on top of the client's
+---@return Answer|nil
+function Exchange:replace_response(handle, options) end
+
 ---@class Client
 ---@field ip string its address; with `use-forwarded-headers` or the PROXY protocol the one that is told
 ---@field port integer
@@ -148,6 +154,7 @@ function Variables:set(name, value) end
 ---@field endpoint Endpoint|nil the one that is asked
 ---@field attempt integer 1 for the first try
 ---@field failed Endpoint|nil the one that the try before failed on
+---@field fallback boolean it stands in (`fallback_upstream`) for the own Service, which has no endpoint
 ---@field alternative boolean a policy chose another upstream than the path names
 ---@field status integer|nil the upstream's
 ---@field connect_time number|nil seconds; nil where no endpoint was asked

@@ -216,10 +216,28 @@ function route_facts.alternatives(state)
 end
 function route_facts.host(state) return state.host end
 
+--- The key of the upstream that is a Service's port; without one, its first port.
+local function name_upstream(state, method, service)
+  local name, port
+  if type(service) == "string" then name, port = match(service, "^([a-z][a-z0-9-]*):([a-z0-9-]+)$") end
+  if not name and type(service) == "string" then name, port = match(service, "^[a-z][a-z0-9-]*$"), "" end
+  if not name then misuse(method, "expects name:port, not " .. schema.show(service)) end
+  local namespace = state.input.route.source.namespace
+  local upstream = namespace .. "/" .. name .. "/" .. port
+  local result = state.result
+  if not state.upstreams[upstream] then
+    state.upstreams[upstream] = true
+    result.upstreams[#result.upstreams + 1] = upstream
+    result.services[#result.services + 1] = { name = upstream, namespace = namespace, service = name, port = port }
+  end
+  return upstream
+end
+
 function route_methods.set(route, name, value)
   local state = state_of(route, "route", "route:set")
   local info = type(name) == "string" and state.owner.route_settings[name]
   if not info then misuse("route:set", "'" .. schema.show(name) .. "' is not a setting of routes") end
+  if name == "fallback_upstream" then value = name_upstream(state, "route:set", value) end
   local read, expected, complaint = READ[info.type](value, info)
   if complaint then misuse("route:set", name .. " is given " .. complaint) end
   if read == nil then misuse("route:set", name .. " expects " .. expected .. ", not " .. schema.show(value)) end
@@ -265,20 +283,7 @@ end
 
 function route_methods.upstream(route, service)
   local state = state_of(route, "route", "route:upstream")
-  local known = state.known_upstreams[service]
-  if known then return core.upstream_handle(known) end
-  local name, port
-  if type(service) == "string" then name, port = match(service, "^([a-z][a-z0-9-]*):([a-z0-9-]+)$") end
-  if not name then misuse("route:upstream", "expects name:port, not " .. schema.show(service)) end
-  local namespace = state.input.route.source.namespace
-  local upstream = namespace .. "/" .. name .. "/" .. port
-  local result = state.result
-  if not state.upstreams[upstream] then
-    state.upstreams[upstream] = true
-    result.upstreams[#result.upstreams + 1] = upstream
-    result.services[#result.services + 1] = { name = upstream, namespace = namespace, service = name, port = port }
-  end
-  return core.upstream_handle(upstream)
+  return core.upstream_handle(state.known_upstreams[service] or name_upstream(state, "route:upstream", service))
 end
 
 --- The data of an object; nil and a reason when it is not there or not ours to read. Remembered either way: attached again when it changes.

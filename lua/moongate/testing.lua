@@ -10,7 +10,7 @@
 --   trusted            run as a built-in; default: files of policies/ itself are, others are guests
 --   annotations        short names to texts            settings   ConfigMap keys to texts
 --   host, path, path_type, tls, namespace, name        facts of the Ingress ("_", "/", "Prefix", false, "default", "test")
---   services           "name:port" to a list of endpoints ("10.0.0.9:80" or { address =, ready =, draining = });
+--   services           "name:port" ("name": its first port) to a list of endpoints ("10.0.0.9:80" or { address =, ready =, draining = });
 --                      "default": the route's own Service
 --   secrets, config_maps   "namespace/name" to tables   sources    the host's objects, where host:sources matter
 --   alternatives       what canary Ingresses offer: { service = "name:port", annotations =, name =, namespace = }, oldest first; see services
@@ -320,10 +320,10 @@ local function build(route, spec)
   table.insert(changes, 1, { op = "upsert", kind = "policies", key = "policies", body = { policies = policies } })
   local namespace = route.source.namespace
   for service, endpoints in pairs(route.services) do
-    local name, port = service:match("^([^:]+):(.+)$")
+    local name, port = service:match("^([^:]+):?(.*)$")
     if service == "default" then name, port = "default", "80" end
     local key = service == "default" and MAIN_KEY or namespace .. "/" .. name .. "/" .. port
-    route.upstream_names[key:gsub("/", "-")] = service
+    route.upstream_names[key:gsub("/$", ""):gsub("/", "-")] = service
     changes[#changes + 1] = { op = "upsert", kind = "upstream", key = key, body = upstream_body(namespace, name, port, endpoints) }
   end
   changes[#changes + 1] = { op = "upsert", kind = "host", key = route.host, body = host }

@@ -20,7 +20,6 @@ put(NGINX, "auth-snippet", true)
 
 put(LATER, [[
   enable-global-auth
-  custom-http-errors default-backend disable-proxy-intercept-errors
   enable-rewrite-log enable-modsecurity enable-owasp-core-rules modsecurity-snippet modsecurity-transaction-id
   enable-opentelemetry opentelemetry-trust-incoming-span opentelemetry-operation-name
   fastcgi-index fastcgi-params-configmap

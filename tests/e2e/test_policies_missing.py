@@ -7,7 +7,7 @@ from worlds import PREFIX, case, running
 
 GUARDS = {"auth-url": "http://auth.example/", "auth-signin": "http://auth.example/", "auth-tls-secret": "default/ca", "auth-tls-match-cn": "CN=x",
           "auth-snippet": "x"}
-HARMLESS = {"mirror-target": "http://mirror.example/", "configuration-snippet": "deny all;", "limit-rps": "1", "custom-http-errors": "404", "global-rate-limit": "1", "enable-modsecurity": "true", "no-such-name": "1",
+HARMLESS = {"mirror-target": "http://mirror.example/", "configuration-snippet": "deny all;", "limit-rps": "1", "global-rate-limit": "1", "enable-modsecurity": "true", "no-such-name": "1",
             "proxy-buffering": "on"}
 
 
