@@ -170,9 +170,7 @@ for key in ([[
   proxy-http-version proxy-cookie-path proxy-cookie-domain proxy-next-upstream proxy-next-upstream-timeout proxy-next-upstream-tries
   proxy-redirect-from proxy-redirect-to ssl-redirect force-ssl-redirect preserve-trailing-slash use-port-in-redirects relative-redirects
   http-redirect-code no-tls-redirect-locations no-auth-locations denylist-source-range whitelist-source-range block-cidrs
-  enable-syslog syslog-host syslog-port global-allowed-response-headers global-auth-url global-auth-method global-auth-signin
-  global-auth-signin-redirect-param global-auth-response-headers global-auth-request-redirect global-auth-cache-key
-  global-auth-cache-duration global-auth-always-set-cookie proxy-ssl-location-only default-type debug-connections
+  enable-syslog syslog-host syslog-port global-allowed-response-headers proxy-ssl-location-only default-type debug-connections
 ]]):gmatch("%S+") do KNOWN[key] = "later" end
 for key in ([[
   block-user-agents block-referers enable-modsecurity enable-owasp-modsecurity-crs
@@ -186,7 +184,7 @@ for key in ([[
   datadog-collector-host
 ]]):gmatch("%S+") do KNOWN[key] = "nothing" end
 for key in ([[
-  main-snippet http-snippet server-snippet location-snippet stream-snippet global-auth-snippet modsecurity-snippet
+  main-snippet http-snippet server-snippet location-snippet stream-snippet modsecurity-snippet
 ]]):gmatch("%S+") do KNOWN[key] = "nginx" end
 
 --- What C says of a value of that kind: it will be the one to use it.

@@ -15,6 +15,7 @@ return {
   "satisfy",
   "access-lists",
   "basic-auth",
+  "external-auth",
   -- how the application is asked
   "upstream-vhost",
   "connection-header",

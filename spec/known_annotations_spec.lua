@@ -58,7 +58,7 @@ describe("the policies", function()
     for path, policy in pairs(policies()) do
       for name in pairs(policy.annotations or {}) do assert.is_nil(unsupported[name], name .. " of " .. path) end
     end
-    for _, name in ipairs { "auth-url", "auth-snippet" } do
+    for _, name in ipairs { "auth-tls-secret", "auth-snippet" } do
       assert.is_true(unsupported[name].deny, name)
     end
     assert.is_nil(unsupported["mirror-target"].deny)

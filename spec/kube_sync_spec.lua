@@ -129,21 +129,23 @@ describe("the sync", function()
   end)
 
   it("closes routes whose guard has no policy", function()
-    local run = kube.start { files = { ["a.yaml"] = kube.ingress { annotations = { ["auth-url"] = "http://auth.test" } } .. "---\n"
+    local run = kube.start { files = { ["a.yaml"] = kube.ingress { annotations = { ["auth-tls-secret"] = "default/ca" } } .. "---\n"
       .. kube.ingress { name = "open",
       paths = { { "/open" } } } .. "---\n" .. WEB } }
     local by_path = {}
     for _, route in ipairs(run.units["host shop.test"].routes) do by_path[route.path] = route.denied or "open" end
-    assert.same({ ["/"] = "auth-url: no policy for it yet", ["/open"] = "open" }, by_path)
-    assert.matches("deny a.yaml:1: Ingress default/shop: auth-url: is not supported yet", run.findings(), 1, true)
-    run.change("a.yaml", kube.ingress { annotations = { ["auth-url"] = "" } } .. "---\n" .. WEB) -- an empty value counts as none
+    assert.same({ ["/"] = "auth-tls-secret: no policy for it yet", ["/open"] = "open" }, by_path)
+    assert.matches("deny a.yaml:1: Ingress default/shop: auth-tls-secret: is not supported yet", run.findings(), 1, true)
+    run.change("a.yaml", kube.ingress { annotations = { ["auth-tls-secret"] = "" } } .. "---\n" .. WEB) -- an empty value counts as none
     assert.is_nil(run.units["host shop.test"].routes[1].denied)
   end)
 
   it("reads its settings live, and closes everything where a setting asks for a guard", function()
     local function map(data) return "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: settings }\ndata: " .. data .. "\n" end
     local run = kube.start { flags = { configmap = "default/settings" }, files = { ["a.yaml"] = kube.ingress {} .. "---\n" .. WEB,
-      ["c.yaml"] = map '{ keep-alive: "10" }' } }
+      ["c.yaml"] = map '{ keep-alive: "10" }' },
+      -- A replacement that does not read the setting.
+      policies = { ["external_auth.lua"] = "return { name = 'external-auth', summary = 'x' }" } }
     assert.equal(10000, run.units["settings settings"].keep_alive_ms)
     local seen = run.change("c.yaml", map '{ keep-alive: "20", nonsense: "1" }')
     assert.equal(20000, seen["upsert settings settings"].keep_alive_ms)

@@ -139,6 +139,8 @@ describe("schema", function()
     assert.equal("name: 200 has the item 200, which is less than 400", complaint({ type = "status_list", min = 400 }, "200"))
     assert.same({ { statuses = { 200, 202 }, seconds = 600 }, { statuses = { 401 }, seconds = 300 } }, read("status_durations", "200 202 10m, 401 5m"))
     assert.equal("name: 10m 200 has the item 10m 200, which is not status codes followed by a duration", complaint("status_durations", "10m 200"))
+    assert.equal("name: 10m has the item 10m, which is not status codes followed by a duration", complaint("status_durations", "10m"))
+    assert.same({ { statuses = { 200, 301 }, seconds = 600 } }, read({ type = "status_durations", bare_statuses = { 200, 301 } }, "10m"))
   end)
 
   it("reads pairs, TLS words and references", function()

@@ -50,7 +50,8 @@ static struct span port_text(struct exchange *exchange) {
 }
 
 /* The client's address alone; with use-forwarded-headers and compute-full-forwarded-for, the list that came with the peer behind it. */
-static struct span forwarded_for(struct exchange *exchange, const struct settings *settings) {
+struct span upstream_head_forwarded_for(struct exchange *exchange) {
+  const struct settings *settings = exchange->worker->root->settings;
   struct span ip = span_of(exchange->client_ip);
   if (!settings->use_forwarded_headers || !settings->compute_full_forwarded_for) return ip;
   struct arena *arena = &exchange->arena;
@@ -72,7 +73,7 @@ static void write_forwarded(struct exchange *exchange, const struct settings *se
   const struct headers *in = &exchange->request->headers;
   add_checked(out, HEADER_X_REQUEST_ID, SPAN("X-Request-ID"), exchange->request_id);
   add_checked(out, HEADER_X_REAL_IP, SPAN("X-Real-IP"), span_of(exchange->client_ip));
-  add(out, HEADER_X_FORWARDED_FOR, SPAN("X-Forwarded-For"), forwarded_for(exchange, settings));
+  add(out, HEADER_X_FORWARDED_FOR, SPAN("X-Forwarded-For"), upstream_head_forwarded_for(exchange));
   add_checked(out, HEADER_X_FORWARDED_HOST, SPAN("X-Forwarded-Host"), exchange->best_host);
   add_checked(out, HEADER_X_FORWARDED_PORT, SPAN("X-Forwarded-Port"), port_text(exchange));
   add_checked(out, HEADER_X_FORWARDED_PROTO, SPAN("X-Forwarded-Proto"), exchange->scheme);

@@ -10,6 +10,7 @@
 #include "proxy/replace.h"
 #include "proxy/exchange.h"
 #include "proxy/retry.h"
+#include "proxy/upstream_head.h"
 
 static const struct span none = {NULL, 0};
 
@@ -207,6 +208,8 @@ struct span exchange_lookup(void *context, enum variable variable, struct span a
     case VARIABLE_BINARY_REMOTE_ADDR:
     case VARIABLE_THE_REAL_IP:
       return span_of(exchange->client_ip);
+    case VARIABLE_FULL_X_FORWARDED_FOR:
+      return upstream_head_forwarded_for(exchange);
     case VARIABLE_SERVER_PORT:
     case VARIABLE_REMOTE_PORT:
     case VARIABLE_REALIP_REMOTE_ADDR:

@@ -35,6 +35,7 @@
   X(REMOTE_ADDR, "remote_addr", "client address after real-address handling") \
   X(BINARY_REMOTE_ADDR, "binary_remote_addr", "the same (as text here)") \
   X(THE_REAL_IP, "the_real_ip", "the same") \
+  X(FULL_X_FORWARDED_FOR, "full_x_forwarded_for", "X-Forwarded-For as upstreams are told") \
   X(REMOTE_PORT, "remote_port", "client port") \
   X(REALIP_REMOTE_ADDR, "realip_remote_addr", "address of the connection's peer") \
   X(REMOTE_USER, "remote_user", "user of basic authentication") \

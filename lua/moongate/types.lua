@@ -336,17 +336,20 @@ types.status_list = {
   read = function(raw, spec, skipped) return read_items(split(raw, ","), spec, read_status(spec), skipped) end,
 }
 
---- `200 202 10m, 401 5m`: an array of { statuses = { 200, 202 }, seconds = 600 }.
+--- `200 202 10m, 401 5m`: an array of { statuses = { 200, 202 }, seconds = 600 }. `bare_statuses`: those of a duration alone; it is refused unless given.
 types.status_durations = {
   lua = "table",
-  options = { min = "number", max = "number" },
+  options = { min = "number", max = "number", bare_statuses = "table" },
   read = function(raw, spec, skipped)
     local status = read_status(spec)
     return read_items(split(raw, ","), spec, function(item)
       local words = split(item, " ")
       local seconds = read_duration(words[#words])
-      if #words < 2 or not seconds or find(words[#words], "^%d%d%d$") then return nil, "is not status codes followed by a duration" end
+      if (#words < 2 and not spec.bare_statuses) or not seconds or find(words[#words], "^%d%d%d$") then
+        return nil, "is not status codes followed by a duration"
+      end
       local statuses = {}
+      for i = 1, #words == 1 and #spec.bare_statuses or 0 do statuses[i] = spec.bare_statuses[i] end
       for i = 1, #words - 1 do
         local code, complaint = status(words[i])
         if not code then return nil, "has " .. words[i] .. ", which " .. complaint end

@@ -11,15 +11,11 @@ end
 
 -- Who may come in: closed until a policy decides.
 put(LATER, [[
-  auth-url auth-method auth-signin auth-signin-redirect-param auth-response-headers
-  auth-proxy-set-headers auth-request-redirect auth-cache-key auth-cache-duration auth-keepalive auth-keepalive-share-vars auth-keepalive-requests
-  auth-keepalive-timeout auth-always-set-cookie
   auth-tls-secret auth-tls-verify-client auth-tls-verify-depth auth-tls-error-page auth-tls-pass-certificate-to-upstream auth-tls-match-cn
 ]], true)
 put(NGINX, "auth-snippet", true)
 
 put(LATER, [[
-  enable-global-auth
   enable-rewrite-log enable-modsecurity enable-owasp-core-rules modsecurity-snippet modsecurity-transaction-id
   enable-opentelemetry opentelemetry-trust-incoming-span opentelemetry-operation-name
   fastcgi-index fastcgi-params-configmap

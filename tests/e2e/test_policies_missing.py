@@ -5,7 +5,7 @@ import pytest
 from harness import BINARY, Echo, service, slice_of
 from worlds import PREFIX, case, running
 
-GUARDS = {"auth-url": "http://auth.example/", "auth-signin": "http://auth.example/", "auth-tls-secret": "default/ca", "auth-tls-match-cn": "CN=x",
+GUARDS = {"auth-tls-secret": "default/ca", "auth-tls-match-cn": "CN=x",
           "auth-snippet": "x"}
 HARMLESS = {"mirror-target": "http://mirror.example/", "configuration-snippet": "deny all;", "limit-rps": "1", "global-rate-limit": "1", "enable-modsecurity": "true", "no-such-name": "1",
             "proxy-buffering": "on"}
@@ -18,9 +18,9 @@ def cases():
         one["metadata"]["annotations"] = {PREFIX + name: value}
         made.append(one)
     empty = case("empty.example")
-    empty["metadata"]["annotations"] = {PREFIX + "auth-url": ""}
+    empty["metadata"]["annotations"] = {PREFIX + "auth-tls-secret": ""}
     mixed = case("mixed.example", path=["/", "/other"])
-    mixed["metadata"]["annotations"] = {"ingress.kubernetes.io/auth-url": "http://auth.example/"}
+    mixed["metadata"]["annotations"] = {"ingress.kubernetes.io/auth-tls-secret": "default/ca"}
     return [*made, empty, mixed, case("canary.example"), case("canary.example", path="/c", name="canary", canary="true", canary_weight="100")]
 
 
@@ -54,5 +54,5 @@ def test_check_tells_them_apart(proxy):
     said = subprocess.run([BINARY, "check", str(proxy.manifests)], capture_output=True, text=True, timeout=60)
     text = said.stdout + said.stderr
     for name, what in (("mirror-target", "is not yet supported"), ("configuration-snippet", "is nginx configuration text"), ("global-rate-limit", "is removed from ingress-nginx in v1.12.0"),
-                       ("no-such-name", "is not a known annotation"), ("auth-url", "is not supported yet")):
+                       ("no-such-name", "is not a known annotation"), ("auth-tls-secret", "is not supported yet")):
         assert f"{name}: {what}" in text, text
