@@ -339,12 +339,14 @@ static enum hook_result drive(struct script_worker *script, struct exchange *exc
   operation_drop_wanted(state);
   if (exchange->wait) free_wait(script, exchange);
   enum hook_result result = HOOK_FAILED;
-  bool is_whole = status == 0; /* else not even xpcall could take the error */
-  if (is_whole) lua_settop(T, 2);
-  if (!is_whole || !lua_toboolean(T, 1)) snprintf(error, error_size, "%s", lua_tostring(T, -1) ? lua_tostring(T, -1) : "error");
-  else result = outcome(T, exchange, part, entry->name, error, error_size);
+  if (status == 0) {
+    lua_settop(T, 1);
+    result = outcome(T, exchange, part, entry->name, error, error_size);
+  } else {
+    snprintf(error, error_size, "%s", lua_tostring(T, -1));
+  }
   part->answer = ANSWER_NONE;
-  state_give_thread(state, thread, is_whole);
+  state_give_thread(state, thread, status == 0);
   return result;
 }
 
@@ -388,9 +390,7 @@ static enum hook_result run_hook(struct script_worker *script, struct exchange *
   part->answer = ANSWER_NONE;
   int top = lua_gettop(L);
   bool on_thread = WAITING_PHASES & 1u << phase;
-  if (on_thread) lua_rawgeti(L, LUA_REGISTRYINDEX, state->protect);
   lua_rawgeti(L, LUA_REGISTRYINDEX, policy->hooks[phase]);
-  if (on_thread) lua_pushvalue(L, STATE_HANDLER);
   exchange_objects_push(L, STATE_OBJECTS, part, OBJECT_EXCHANGE);
   const struct hook_config *config = &host->configs[hook->config];
   if (!push_decoded(script, host, hook->config, config->packed, config, state, set_serial, error, error_size)) {
@@ -399,8 +399,8 @@ static enum hook_result run_hook(struct script_worker *script, struct exchange *
   }
   if (on_thread) {
     struct state_thread thread = state_take_thread(state);
-    lua_xmove(L, thread.L, 5);
-    return drive(script, exchange, part, entry, thread, 4, STATE_BUDGET_WAITING, error, error_size);
+    lua_xmove(L, thread.L, 3);
+    return drive(script, exchange, part, entry, thread, 2, STATE_BUDGET_WAITING, error, error_size);
   }
   begin_running(script, state, exchange, entry, NULL);
   int status = state_call_hook(state, 2, 1, STATE_BUDGET_HOOK);

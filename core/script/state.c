@@ -251,13 +251,29 @@ void state_give_thread(struct script_state *state, struct state_thread thread, b
   state->free_threads[state->free_thread_count++] = thread;
 }
 
+/* The error on top of a coroutine is no text: makes it one, with the place where it was raised. */
+static void explain(struct script_state *state, lua_State *thread) {
+  lua_State *L = state->L;
+  const char *type = luaL_typename(thread, -1);
+  luaL_where(thread, 1);
+  lua_insert(thread, -2);
+  lua_pushcfunction(L, message_handler);
+  lua_xmove(thread, L, 1);
+  if (call_bounded(state, 1, 1, 0, STATE_BUDGET_EXPLAIN) || lua_type(L, -1) != LUA_TSTRING) {
+    lua_pop(L, 1);
+    lua_pushfstring(L, "error value is a %s", type);
+  }
+  lua_xmove(L, thread, 1);
+  lua_concat(thread, 2);
+}
+
 int state_resume(struct script_state *state, lua_State *thread, int arguments, int64_t budget) {
   must(!state->is_bounded);
   bound(state, budget);
   int status = lua_resume(thread, arguments);
   state->is_bounded = false;
-  const char *problem = status == 0 && !lua_toboolean(thread, 1) ? lua_tostring(thread, -1) : NULL;
-  if (problem && strcmp(problem, "not enough memory") == 0) tell_memory(state, thread);
+  if (status == LUA_ERRMEM) tell_memory(state, thread);
+  else if (status != 0 && status != LUA_YIELD && lua_type(thread, -1) != LUA_TSTRING) explain(state, thread);
   return status;
 }
 
@@ -298,8 +314,6 @@ struct script_state *state_new(const struct state_options *options, char *error,
   lua_State *L = state->L;
   record_put(L, state);
   luaL_openlibs(L);
-  lua_getglobal(L, "xpcall");
-  state->protect = luaL_ref(L, LUA_REGISTRYINDEX);
   lua_getglobal(L, "coroutine");
   lua_pushcfunction(L, running);
   lua_setfield(L, -2, "running");

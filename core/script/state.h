@@ -25,6 +25,7 @@
 #define STATE_BUDGET_WAITING 800000     /* one hook with all that it does between its waits; each wait costs a STEP */
 #define STATE_BUDGET_CONFIGURE 10000000 /* loading a file, or one policy's attach */
 #define STATE_BUDGET_LOOK 100           /* how often the count hook looks */
+#define STATE_BUDGET_EXPLAIN 20000      /* making text of an error that is none */
 #define STATE_BUDGET_STEP 1000          /* how often it asks for the CPU time, unless a look came late */
 /* What instructions do not show: C that works long on long strings. CPU time per budgeted instruction, and the largest block (string, table part) of a guest.
  */
@@ -95,7 +96,6 @@ struct script_state {
   int *free_slots;
   unsigned free_count, free_capacity, slot_count;
   int handler; /* registry: the message handler */
-  int protect; /* registry: xpcall, whatever policies or the library made of the global */
 };
 
 struct state_options {
@@ -135,9 +135,8 @@ int state_call_hook(struct script_state *state, int arguments, int results, int6
 /* A coroutine that nothing runs on, and back: one that ended is used again, one that failed or waits is left to the collector. */
 struct state_thread state_take_thread(struct script_state *state);
 void state_give_thread(struct script_state *state, struct state_thread thread, bool is_reusable);
-/* Runs a coroutine under the state's bounds until it yields (LUA_YIELD) or ends (0). It begins with what state->protect refers to, the function, the handler
- * (STATE_HANDLER) and the function's arguments, since lua_pcall is a C call that nothing can yield across; at its end there are true and results, or false and
- * the message. */
+/* Runs a coroutine, a function and its arguments on its stack at first, under the state's bounds until it yields (LUA_YIELD), ends (0), or fails: then its
+ * message is on top as text, and it cannot be used again. */
 int state_resume(struct script_state *state, lua_State *thread, int arguments, int64_t budget);
 /* Whether text of that length still fits below a guest's ceiling: for what the runtime itself puts into the state. */
 bool state_has_room(const struct script_state *state, size_t length);
