@@ -323,6 +323,7 @@ describe("moongate.http.request refuses", function()
     ["{ url = 'http://a', headers = { A = true } }"] = "the header A is a boolean",
     ["{ url = 'http://a', headers = 1 }"] = "headers is a number",
     ["{ url = 'http://a', body = {} }"] = "body is a table",
+    ["{ url = 'http://a', method = 'HEAD', body = '' }"] = "a HEAD request has no body",
     ["{ url = 'http://a', timeout = -1 }"] = "timeout is not a number of seconds",
     ["{ url = 'http://a', max_body = 1e8 }"] = "max_body is not a number of bytes",
     ["{ url = 'http://a', body = ('x'):rep(1048577) }"] = "the body is longer",

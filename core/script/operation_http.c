@@ -177,6 +177,7 @@ static int core_http_request(lua_State *L) {
   read_headers(L, operation->call); /* what raises from here on leaves the operation to the next one, or to the runner */
   if (get_text(L, "body", &body)) {
     if (body.length > LIMIT_HTTP_ANSWER_BYTES) return luaL_error(L, FUNCTION ": the body is longer than %d bytes", (int)LIMIT_HTTP_ANSWER_BYTES);
+    if (span_equal(method, SPAN("HEAD"))) return luaL_error(L, FUNCTION ": a HEAD request has no body");
     operation->call->has_body = true;
     buffer_append(&operation->call->body, body);
   }

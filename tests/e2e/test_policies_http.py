@@ -97,6 +97,9 @@ def test_what_is_sent_and_what_comes_back(service_of):
     assert lines[0] == "POST /auth?x=1 HTTP/1.1" and body == b"hello"
     assert sorted(lines[1:]) == ["Content-Length: 5", "Host: auth.default", "X-Sent: one", "X-Sent: two"]
     assert proxy.request("/", "a.example", headers={"X-Method": "HEAD"}).body == b""
+    assert origin.heads[-1].startswith("HEAD / HTTP/1.1")
+    with_body = proxy.request("/", "a.example", headers={"X-Method": "GET", "X-Body": "hello"}).text
+    assert with_body.startswith("GET / HTTP/1.1") and "Content-Length: 5" in with_body and with_body.endswith("hello")
     assert proxy.request("/", "a.example").text.startswith("GET / HTTP/1.1\r\nHost: auth.default\r\n")
     assert proxy.request("/", "a.example", headers={"X-Method": "PUT"}).text.split("\r\n")[0] == "PUT / HTTP/1.1"
 
