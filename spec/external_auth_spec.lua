@@ -105,10 +105,9 @@ describe("external auth", function()
       assert.equal("none", headers["x-real-ip"])
     end)
     it("nobody where the URL becomes none", function()
-      local status, result, asked = decided({ status = 200 }, {}, { uri = "/" .. ("x"):rep(7000) })
+      local status, result = decided({ status = 200 }, {}, { uri = "/" .. ("x"):rep(7000) })
       assert.equal(200, status, result.log[1])
-      local route
-      route, asked = guarded { ["-url"] = "http://auth.test/$request_uri$request_uri" }
+      local route, asked = guarded { ["-url"] = "http://auth.test/$request_uri$request_uri" }
       result = route:request { uri = "/" .. ("x"):rep(5000) }
       assert.equal(500, result.status)
       assert.equal(0, #asked)

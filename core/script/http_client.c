@@ -12,6 +12,8 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "base/own_address.h"
+#include "http/head_check.h"
+#include "http/headers.h"
 #include "script/http_names.h"
 
 #define CLIENT_MAGIC MAGIC('h', 't', 'c', 'l')
@@ -175,6 +177,7 @@ void http_call_free(struct http_call *call) {
   buffer_free(&call->fields);
   buffer_free(&call->body);
   if (call->budget) atomic_fetch_sub_explicit(call->budget, buffer_length(&call->answer), memory_order_relaxed);
+  buffer_free(&call->head);
   buffer_free(&call->answer_fields);
   buffer_free(&call->answer);
   call->magic = 0;
@@ -189,23 +192,42 @@ static size_t refuse(struct http_call *call, const char *why, enum counter limit
   return 0;
 }
 
+/* A whole head, as it came: libcurl reads much that is none. False: it is refused. */
+static bool take_head(struct http_call *call) {
+  struct span head = buffer_span(&call->head);
+  struct head_facts facts = {0};
+  struct head_verdict verdict = head_check_facts(HEAD_RESPONSE, head, LIMIT_HEAD_BYTES, LIMIT_HEADER_FIELDS, &facts);
+  if (verdict.status) {
+    char text[128];
+    snprintf(text, sizeof text, "the answer's head is malformed: %s", verdict.why);
+    bool has_many = verdict.limit == REACHED_HEADER_FIELDS;
+    set_error(call, has_many ? "the answer's head has too many fields" : text);
+    if (has_many) count(call->client, COUNTER_LIMIT_HEADER_FIELDS);
+    return false;
+  }
+  enum { STATUS_AT = 9 };
+  must(head.length > STATUS_AT && head.data);
+  call->has_head = head.data[STATUS_AT] != '1';
+  for (struct span line; call->has_head && span_next_item(&head, '\n', &line);) {
+    if (line.data[line.length - 1] == '\r') line.length--;
+    size_t colon = span_find(line, ':');
+    struct span name = span_make(line.data, colon < line.length ? colon : 0);
+    if (header_name_is_valid(name)) put_field(&call->answer_fields, name, span_trim(span_skip(line, colon + 1)));
+  }
+  buffer_free(&call->head);
+  return true;
+}
+
 /* Each line of each head, an interim answer's too, and of trailers, which nobody gets. */
 static size_t on_head(char *data, size_t size, size_t number, void *context) {
   struct http_call *call = call_of(context);
   struct span line = span_make(data, size * number);
-  while (line.length > 0 && (line.data[line.length - 1] == '\n' || line.data[line.length - 1] == '\r')) line.length--;
-  call->head_bytes += size * number;
+  call->head_bytes += line.length;
   if (call->head_bytes > LIMIT_HEAD_BYTES) return refuse(call, "the answer's head is too large", COUNTER_LIMIT_HEAD_BYTES);
-  if (buffer_length(&call->answer) > 0) return size * number;
-  size_t colon = span_find(line, ':');
-  if (line.length > 5 && memcmp(line.data, "HTTP/", 5) == 0) {
-    buffer_consume(&call->answer_fields, buffer_length(&call->answer_fields));
-    call->answer_field_count = 0;
-  } else if (colon > 0 && colon < line.length) {
-    if (++call->answer_field_count > LIMIT_HEADER_FIELDS) return refuse(call, "the answer's head has too many fields", COUNTER_LIMIT_HEADER_FIELDS);
-    put_field(&call->answer_fields, span_trim(span_make(line.data, colon)), span_trim(span_skip(line, colon + 1)));
-  }
-  return size * number;
+  if (call->has_head) return line.length;
+  buffer_append(&call->head, line);
+  bool is_end = span_equal(line, SPAN("\r\n")) || span_equal(line, SPAN("\n"));
+  return is_end && !take_head(call) ? 0 : line.length;
 }
 
 static size_t on_body(char *data, size_t size, size_t number, void *context) {
@@ -425,7 +447,8 @@ static void end_call(struct http_call *call, CURLcode code) {
   long status = 0;
   if (try_next(call, code)) return;
   curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
-  if (code == CURLE_OK) call->status = (int)status;
+  if (code == CURLE_OK && !call->has_head && !call->is_failed) set_error(call, "the answer's head is cut off"); /* which libcurl takes for a whole one */
+  else if (code == CURLE_OK) call->status = (int)status;
   else if (!call->is_failed) set_error(call, call->detail[0] ? call->detail : curl_easy_strerror(code));
   finish(call);
 }

@@ -40,7 +40,6 @@ struct http_call {
   /* the answer: a status, or an error */
   int status;
   struct buffer answer_fields; /* name NUL value NUL ... */
-  unsigned answer_field_count;
   struct buffer answer;
   char error[256], detail[256];         /* detail: libcurl's words */
   void (*done)(struct http_call *call); /* once, never from inside http_client_start */
@@ -52,7 +51,9 @@ struct http_call {
   struct list waiting; /* in the name that it waits for */
   char host[256];
   uint16_t port;
+  struct buffer head; /* of the answer, as much as is there */
   size_t head_bytes;
+  bool has_head;
   _Atomic uint64_t *budget; /* where the answer is counted */
   bool is_failed;           /* `error` says why, whatever libcurl does */
 };
