@@ -34,6 +34,7 @@ struct http_client {
   uv_timer_t *timer; /* on the heap, since it outlives us by a turn */
   X509_STORE *authorities;
   unsigned running, guests_running; /* guests leave half of the room to others */
+  struct list calls;                /* that run */
   size_t turn;                      /* a name's addresses take turns */
 };
 
@@ -157,6 +158,7 @@ static void detach(struct http_call *call) {
   must(client->running > 0);
   client->running--;
   client->guests_running -= call->is_guests;
+  list_remove(&call->in_client);
   call->client = NULL;
   list_remove(&call->waiting);
   list_init(&call->waiting);
@@ -400,13 +402,32 @@ static void on_name(void *context, struct list *waiting, const struct address *a
   loop_flush(client->loop);
 }
 
-bool http_client_start(struct http_client *client, struct http_call *call) {
-  must(client_of(client) && call_of(call)->client == NULL);
+static unsigned calls_to_service(const struct http_client *client, const struct http_call *of) {
+  unsigned found = 0;
+  for (const struct list *node = client->calls.next; node != &client->calls; node = node->next) {
+    const struct http_call *call = container_of(node, struct http_call, in_client);
+    found += call->port == of->port && strcasecmp(call->host, of->host) == 0;
+  }
+  return found;
+}
+
+/* They are counted only where it can matter. */
+static bool has_room(const struct http_client *client, struct http_call *call) {
   if (client->running >= LIMIT_HTTP_CALLS || (call->is_guests && client->guests_running >= LIMIT_HTTP_CALLS / 2)) {
     set_error(call, "too many requests of policies are running");
     count(client, COUNTER_LIMIT_HTTP_CALLS);
-    return false;
+  } else if (client->running >= LIMIT_HTTP_SERVICE_CALLS && calls_to_service(client, call) >= LIMIT_HTTP_SERVICE_CALLS) {
+    set_error(call, "too many requests to this service are running");
+    count(client, COUNTER_LIMIT_HTTP_SERVICE_CALLS);
+  } else {
+    return true;
   }
+  return false;
+}
+
+bool http_client_start(struct http_client *client, struct http_call *call) {
+  must(client_of(client) && call_of(call)->client == NULL);
+  if (!has_room(client, call)) return false;
   struct address literal;
   const struct address *known = NULL;
   size_t known_count = 0;
@@ -421,6 +442,7 @@ bool http_client_start(struct http_client *client, struct http_call *call) {
   }
   client->running++;
   client->guests_running += call->is_guests;
+  list_insert_last(&client->calls, &call->in_client);
   call->client = client;
   if (call->address_count > 0) {
     connect_call(call);
@@ -523,6 +545,7 @@ struct http_client *http_client_new(struct loop *loop, struct counters *counters
   char error[128];
   must(client != NULL && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK);
   client->magic = CLIENT_MAGIC;
+  list_init(&client->calls);
   client->loop = loop;
   client->counters = counters;
   client->options = *options;

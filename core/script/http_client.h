@@ -48,7 +48,7 @@ struct http_call {
   void *easy;
   struct Curl_URL *parsed;
   struct curl_slist *lines, *connect_to;
-  struct list waiting; /* in the name that it waits for */
+  struct list in_client, waiting; /* waiting: in the name that it waits for */
   char host[256];
   uint16_t port;
   struct buffer head; /* of the answer, as much as is there */

@@ -275,6 +275,7 @@ CASES = {
     "HOOK_MS": [probes("long_wait", 504)],
     "HOOK_BODY_BYTES": [asks("/body", 200, "probe.example", body=b"abc", method="POST")],
     "HTTP_CALLS": "test_script_http",
+    "HTTP_SERVICE_CALLS": "test_script_http",
     "HTTP_ANSWER_BYTES": [probes("answer")],
     "PASSES": [asks("/", 508, "app.example", {"CDN-Loop": ", ".join(["moongate"] * 8)})],
     "JSON_DEPTH": "test_kube_api",

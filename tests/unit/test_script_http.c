@@ -233,22 +233,44 @@ static void the_number_of_calls_is_bounded(void **state) {
   (void)state;
   static struct http_call *calls[LIMIT_HTTP_CALLS];
   for (unsigned i = 0; i < LIMIT_HTTP_CALLS; i++) {
-    calls[i] = make("http://slow.test/"); /* one question for all */
+    calls[i] = make(i < LIMIT_HTTP_SERVICE_CALLS ? "http://slow.test/" : "http://late.test/"); /* one question for all of a name */
     calls[i]->is_guests = i < LIMIT_HTTP_CALLS / 2;
     assert_true(http_client_start(client, calls[i]));
     if (i != LIMIT_HTTP_CALLS / 2 - 1) continue;
-    struct http_call *guests = make("http://slow.test/");
+    struct http_call *guests = make("http://late.test/");
     guests->is_guests = true;
     assert_false(http_client_start(client, guests));
     http_call_free(guests);
   }
-  struct http_call *one_more = make("http://slow.test/");
+  struct http_call *one_more = make("http://more.test/");
   assert_false(http_client_start(client, one_more));
   assert_string_equal(one_more->error, "too many requests of policies are running");
   assert_int_equal(counter_get(&counters, COUNTER_LIMIT_HTTP_CALLS), 2);
   http_call_free(one_more);
   for (unsigned i = 0; i < LIMIT_HTTP_CALLS; i++) http_call_free(calls[i]);
   assert_int_equal(done_count, 0);
+}
+
+static void a_service_that_is_slow_leaves_room_to_others(void **state) {
+  (void)state;
+  static struct http_call *calls[LIMIT_HTTP_SERVICE_CALLS];
+  for (unsigned i = 0; i < LIMIT_HTTP_SERVICE_CALLS; i++) {
+    calls[i] = make("http://slow.test/");
+    assert_true(http_client_start(client, calls[i]));
+  }
+  struct http_call *one_more = make("http://SLOW.test/other");
+  assert_false(http_client_start(client, one_more));
+  assert_string_equal(one_more->error, "too many requests to this service are running");
+  assert_int_equal(counter_get(&counters, COUNTER_LIMIT_HTTP_SERVICE_CALLS), 1);
+  struct http_call *other_port = make("http://slow.test:81/"), *other = make_local("/");
+  assert_true(http_client_start(client, other_port));
+  assert_true(http_client_start(client, other));
+  http_call_free(calls[0]);
+  assert_true(http_client_start(client, one_more));
+  for (unsigned i = 1; i < LIMIT_HTTP_SERVICE_CALLS; i++) http_call_free(calls[i]);
+  http_call_free(one_more);
+  http_call_free(other_port);
+  http_call_free(other);
 }
 
 static void answers_respect_the_budget_of_the_process(void **state) {
@@ -296,6 +318,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(guests_do_not_reach_this_host_links_or_the_api_server, up, down),
       cmocka_unit_test_setup_teardown(cancelled_calls_say_nothing, up, down),
       cmocka_unit_test_setup_teardown(the_number_of_calls_is_bounded, up, down),
+      cmocka_unit_test_setup_teardown(a_service_that_is_slow_leaves_room_to_others, up, down),
       cmocka_unit_test_setup_teardown(answers_respect_the_budget_of_the_process, up, down),
       cmocka_unit_test_setup_teardown(a_name_that_is_not_resolved_ends_all_that_wait, up, down),
   };
