@@ -163,10 +163,20 @@ def test_the_settings_guard_everything(moongate, echo):
     origin.close()
 
 
-def test_questions_that_come_back_end(moongate, echo):
-    app = echo("app")
-    proxy = moongate({"app.json": [service(), *slice_of([app.port])], "ingress.json": [case("a.example"), case("plain.example")]}, expect_errors=ERRORS)
-    hosts = [case("a.example", auth_url=f"http://a.example:{proxy.http_port}/"), case("plain.example")]
+def test_questions_that_come_back_end(moongate, echo, dns):
+    app, names = echo("app"), dns({"a.example": ["127.0.0.1"]})
+    hosts = [case("a.example"), case("plain.example")]
+    proxy = moongate({"app.json": [service(), *slice_of([app.port])], "ingress.json": hosts}, flags=["--resolver", f"127.0.0.1:{names.port}"], expect_errors=ERRORS + ["leads back"])
+    hosts[0] = case("a.example", auth_url=f"http://a.example:{proxy.http_port}/again")
     proxy.write("ingress.json", hosts)
     wait_until(lambda: proxy.request("/", "a.example").status == 500, what="the guard")
-    assert proxy.request("/", "plain.example").status == 200
+    assert proxy.request("/", "a.example", headers={"X-Request-ID": "once"}).status == 500
+
+    def count(end):
+        return sum(line.endswith(end) for line in proxy.access.all())
+
+    # It comes by eight times, and the next one gets 508 before it has an id.
+    wait_until(lambda: count(" once") >= 8, what="the lines")
+    assert proxy.request("/", "plain.example", headers={"X-Request-ID": "last"}).status == 200
+    wait_until(lambda: count(" last") == 1, what="the last line")
+    assert count(" once") == 8
