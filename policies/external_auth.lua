@@ -358,12 +358,11 @@ local COOKIE_STATUSES = set_of "200 201 204 206 301 302 303 304 307 308"
 function policy.header_filter(exchange, config)
   local response, ctx = exchange.response, exchange.ctx
   local headers = response.headers
-  if response.status == 401 and response.source == "policy" then
-    if config.signin then -- another guard's
-      response:set_status(302)
-      headers:set("Location", escape(config.signin:expand(exchange)))
-      headers:remove("WWW-Authenticate")
-    end
+  if response.status == 401 and response.source == "policy" and config.signin then -- another guard's
+    response:set_status(302)
+    headers:set("Location", escape(config.signin:expand(exchange)))
+    headers:remove("WWW-Authenticate")
+  elseif response.status == 401 and response.source ~= "upstream" then -- ours, or an error page in its place
     for _, challenge in ipairs(ctx.challenges or {}) do headers:add("WWW-Authenticate", challenge) end
   end
   if ctx.cookies and (config.always or COOKIE_STATUSES[tostring(response.status)]) then

@@ -47,6 +47,14 @@ describe("external auth", function()
     assert.matches("403 Forbidden", result.response.body)
   end)
 
+  it("passes the challenges on with an error page too", function()
+    local route = guarded({ ["-url"] = URL, ["custom-http-errors"] = "401", ["default-backend"] = "errors" }, { status = 401, headers = { ["WWW-Authenticate"] = "Basic" } },
+      { policies = { "custom_http_errors.lua", "external_auth.lua" }, services = { errors = { "10.0.0.9:80" } }, answers = { ["10.0.0.9:80"] = { status = 401, body = "a page" } } })
+    local result = route:request {}
+    assert.equal("a page", result.response.body)
+    assert.same({ "Basic" }, result.response.all["www-authenticate"])
+  end)
+
   describe("asks", function()
     local function question(annotations, request, more)
       annotations["-url"] = annotations["-url"] or URL

@@ -29,7 +29,7 @@ def fields_of(head):
 
 @pytest.fixture(scope="module")
 def proxy():
-    app, origin, gone = Echo("app"), Origin(serve), Origin(serve)
+    app, pages, origin, gone = Echo("app"), Echo("pages"), Origin(serve), Origin(serve)
     gone.close()
     base = f"http://127.0.0.1:{origin.port}"
     cached = {"auth_cache_key": "$cookie_s", "auth_cache_duration": "200 401 5m", "auth_response_headers": "X-User"}
@@ -43,10 +43,11 @@ def proxy():
         case("cached.example", path=["/", "/other"], auth_url=f"{base}/cookie/X-User=ann", **cached), case("plain.example"), case("bad.example", auth_url="ftp://auth.example/"),
         case("snippet.example", auth_url=f"{base}/200", auth_snippet="deny all;"), case("alone.example", auth_signin="https://login.example/"),
         case("any.example", auth_url=f"{base}/cookie", satisfy="any", allowlist_source_range="10.0.0.0/8", auth_response_headers="X-User"),
-        case("loop.example", auth_url="http://loop.example:1/")]
-    manifests = {"app.json": [service(), *slice_of([app.port])], "ingress.json": ingresses, "more.json": [config_map("more", {"X-Tenant": "ours"})],
+        case("pages.example", auth_url=f"{base}/401/WWW-Authenticate=Basic/Set-Cookie=a=b", auth_always_set_cookie="true", custom_http_errors="401", default_backend="pages"),
+        case("page-signin.example", auth_url=f"{base}/401", auth_signin="/start", custom_http_errors="401", default_backend="pages")]
+    manifests = {"app.json": [service(), *slice_of([app.port]), service("pages"), *slice_of([pages.port], "pages")], "ingress.json": ingresses, "more.json": [config_map("more", {"X-Tenant": "ours"})],
                  "settings.json": [config_map("settings", {"use-forwarded-headers": "true"})]}
-    with running(manifests, [app], expect_errors=ERRORS, flags=["--configmap", "default/settings"]) as it:
+    with running(manifests, [app, pages], expect_errors=ERRORS, flags=["--configmap", "default/settings"]) as it:
         it.origin, it.base = origin, base
         yield it
     origin.close()
@@ -94,6 +95,12 @@ def test_signing_in(proxy):
     assert (answer.status, answer.header("Location"), answer.header("Set-Cookie")) == (302, "https://login.example/start?rd=http://signin.example%2F%3Fa%3Db%26c%3Dd", "a=b")
     answer = proxy.request("/", "signin.example", headers={"X-Forwarded-Proto": "https"})
     assert answer.header("Location") == "https://login.example/start?rd=https://signin.example%2F"
+
+
+def test_error_pages(proxy):
+    answer = proxy.request("/", "pages.example")
+    assert (answer.header("x-echo-name"), answer.header("Set-Cookie")) == ("pages", "a=b")
+    assert proxy.request("/", "page-signin.example").status == 302
 
 
 def test_satisfy_any(proxy):
