@@ -153,12 +153,29 @@ struct request_head *upstream_head_make(struct exchange *exchange) {
   return out;
 }
 
+static bool is_edited(const struct fixed_edit *edits, unsigned count, struct span name) {
+  for (unsigned i = 0; i < count; i++)
+    if (edits[i].kind <= EDIT_REMOVE_REQUEST && span_equal_nocase(edits[i].name, name)) return true;
+  return false;
+}
+
+/* By a hook, which leaves its mark in the list, or by a fixed edit. Without its route nothing is known of an exchange's edits. */
+static bool is_taken_away(const struct exchange *exchange, struct span name) {
+  const struct headers *request = &exchange->request->headers;
+  const struct settings *settings = exchange->worker->root->settings;
+  const struct route *route = exchange->route;
+  for (unsigned i = 0; i < request->count; i++)
+    if (request->items[i].removed && span_equal_nocase(request->items[i].name, name)) return true;
+  if (is_edited(settings->edits, settings->edit_count, name)) return true;
+  return exchange->is_detached || (route && is_edited(route->edits, route->edit_count, name));
+}
+
 struct headers *upstream_head_trailers(const struct exchange *exchange) {
   struct headers *trailers = exchange->replacement ? NULL : exchange->stream->trailers;
   const struct headers *sent = &exchange->upstream_stream->request->headers;
   for (unsigned i = 0; trailers && i < trailers->count; i++) {
     struct header *trailer = &trailers->items[i];
-    if (trailer->id != HEADER_OTHER || headers_find_name(sent, trailer->name)) trailer->removed = true;
+    if (trailer->id != HEADER_OTHER || headers_find_name(sent, trailer->name) || is_taken_away(exchange, trailer->name)) trailer->removed = true;
   }
   return trailers;
 }

@@ -390,7 +390,12 @@ MEMBER(fields_remove) {
   const char *function = fields_name(box, "remove", buffer);
   struct span name = check_span(L, 2, function, "name");
   member_check_field(L, name, function);
-  headers_remove(fields_checked(L, exchange, box), header_id_of(name), name);
+  struct headers *headers = fields_checked(L, exchange, box);
+  enum header_id id = header_id_of(name);
+  if (headers_remove(headers, id, name) > 0 || box->kind != OBJECT_REQUEST_HEADERS || headers->count >= 4 * LIMIT_HEADER_FIELDS) return 0;
+  /* A mark for the trailers, which may not bring it in. */
+  headers_add(headers, id, arena_span(&exchange->arena, name), (struct span){NULL, 0});
+  headers->items[headers->count - 1].removed = true;
   return 0;
 }
 

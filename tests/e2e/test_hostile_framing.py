@@ -23,6 +23,33 @@ def test_trailers_cannot_say_what_the_head_says(through):
     assert bodies == [b"2\r\nab\r\n0\r\nX-Sum: 1\r\n\r\n"]
 
 
+TAKES = """
+local policy = { name = "takes", summary = "A test.", applies = "always" }
+function policy.attach(route)
+  route:remove_request_header("X-Fixed")
+  route:set_request_header("X-Empty", "$http_x_nothing")
+  return {}
+end
+function policy.access(exchange) exchange.request.headers:remove("X-Taken") end
+return policy
+"""
+
+
+def test_trailers_cannot_bring_back_what_a_policy_took_away(through):
+    bodies = []
+
+    def script(_, connection):
+        connection.read_head()
+        bodies.append(connection.read_until(b"\r\n\r\n"))
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    proxy = through(script, policies={"takes.lua": TAKES})
+    for head in ("", "X-Taken: a\r\nX-Fixed: a\r\nX-Empty: a\r\n"):
+        body = b"0\r\nX-TAKEN: root\r\nx-fixed: root\r\nX-Empty: root\r\nX-Sum: 1\r\n\r\n"
+        assert statuses(proxy.raw(request(method="POST", headers="Connection: close\r\n" + head + CHUNKED, body=body), half_close=False)) == [200]
+    assert bodies == [b"0\r\nX-Sum: 1\r\n\r\n"] * 2
+
+
 def test_upgrades_to_http_do_not_pass(through):
     """An upstream that took one would read what follows as requests that nobody looked at."""
     proxy = through(obedient)
