@@ -170,7 +170,9 @@ local function read_choice(route, prefix, values)
     if not config.signin then return bad("auth-signin", tostring(value "auth-signin") .. " " .. why) end
   end
   config.names = value "auth-response-headers" or {}
+  config.alike = {} -- applications that get names as CGI makes them cannot tell "-" from "_"
   for _, name in ipairs(config.names) do
+    config.alike[name:lower():gsub("_", "-")] = true
     if CONNECTION_FIELDS[name:lower()] then return bad("auth-response-headers", "has the item " .. name .. ", which is the connection's own field") end
   end
   if value "auth-proxy-set-headers" then
@@ -317,7 +319,15 @@ end
 
 --- The application gets the service's fields, and none of those names from anybody else.
 local function give_fields(exchange, config, values)
-  local headers = exchange.request.headers
+  local headers, alike = exchange.request.headers, nil
+  if #config.names == 0 then return end
+  for name in headers:each() do
+    if config.alike[name:lower():gsub("_", "-")] then
+      alike = alike or {}
+      alike[#alike + 1] = name
+    end
+  end
+  for _, name in ipairs(alike or {}) do headers:remove(name) end
   for i, name in ipairs(config.names) do
     if values[i] then headers:set(name, values[i]) else headers:remove(name) end
   end

@@ -46,7 +46,7 @@ def proxy():
         case("pages.example", auth_url=f"{base}/401/WWW-Authenticate=Basic/Set-Cookie=a=b", auth_always_set_cookie="true", custom_http_errors="401", default_backend="pages"),
         case("page-signin.example", auth_url=f"{base}/401", auth_signin="/start", custom_http_errors="401", default_backend="pages")]
     manifests = {"app.json": [service(), *slice_of([app.port]), service("pages"), *slice_of([pages.port], "pages")], "ingress.json": ingresses, "more.json": [config_map("more", {"X-Tenant": "ours"})],
-                 "settings.json": [config_map("settings", {"use-forwarded-headers": "true"})]}
+                 "settings.json": [config_map("settings", {"use-forwarded-headers": "true", "enable-underscores-in-headers": "true"})]}
     with running(manifests, [app, pages], expect_errors=ERRORS, flags=["--configmap", "default/settings"]) as it:
         it.origin, it.base = origin, base
         yield it
@@ -79,8 +79,8 @@ def test_what_the_service_is_asked(proxy):
 
 
 def test_fields_cookies_and_challenges(proxy):
-    seen = proxy.echo("/", "fields.example", headers={"X-User": "admin", "X-Groups": "root"})["lower"]
-    assert seen["x-user"] == "ann" and "x-groups" not in seen
+    seen = proxy.echo("/", "fields.example", headers={"X-User": "admin", "x_user": "admin", "X-Groups": "root", "X_Groups": "root", "X_Other": "kept"})["lower"]
+    assert seen["x-user"] == "ann" and seen["x_other"] == "kept" and not {"x-groups", "x_user", "x_groups"} & set(seen)
     answer = proxy.request("/", "challenge.example")
     assert (answer.status, answer.header("WWW-Authenticate"), answer.header("Set-Cookie")) == (401, "Basic", None)
     answer = proxy.request("/", "always.example")
