@@ -32,6 +32,8 @@ return {
   "affinity",
   -- which Service: where no session says
   "canary",
+  -- a copy of what was let in
+  "mirror",
   -- what the visitor gets
   "proxy-redirect",
   "proxy-cookie",

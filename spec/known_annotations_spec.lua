@@ -61,6 +61,6 @@ describe("the policies", function()
     for _, name in ipairs { "auth-tls-secret", "auth-snippet" } do
       assert.is_true(unsupported[name].deny, name)
     end
-    assert.is_nil(unsupported["mirror-target"].deny)
+    assert.is_nil(unsupported["enable-modsecurity"].deny)
   end)
 end)

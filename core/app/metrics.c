@@ -95,6 +95,8 @@ static void put_connections(struct buffer *out, const struct metrics_source *sou
   put(out, "moongate_tunnels", "gauge", "Tunnels.", none, difference(sum(source, COUNTER_TUNNELS_OPENED), sum(source, COUNTER_TUNNELS_CLOSED)));
   put(out, "moongate_hooks_waiting", "gauge", "Hooks of policies that wait.", none,
       difference(sum(source, COUNTER_HOOK_WAITS), sum(source, COUNTER_HOOK_WAITS_ENDED)));
+  put(out, "moongate_mirrors_running", "gauge", "Copies of requests that are on their way.", none,
+      difference(sum(source, COUNTER_MIRRORS), sum(source, COUNTER_MIRRORS_ENDED)));
   put_states(out, PREFIX "nginx_process_connections", "gauge", "Client connections; reading: part of a head is there, writing: a request is in progress.",
              constant, states, (uint64_t[]){active, reading, writing, difference(active, reading + writing)}, 4);
   put_states(out, PREFIX "nginx_process_connections_total", "counter", "Client connections so far.", constant, totals, (uint64_t[]){accepted, accepted}, 2);

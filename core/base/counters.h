@@ -36,6 +36,10 @@
   X(HOOK_ERRORS, "moongate_hook_errors_total", "Uncaught errors in policy hooks.") \
   X(HOOK_WAITS, "moongate_hook_waits_total", "Waits of policy hooks: sleep, request bodies, HTTP requests.") \
   X(HOOK_WAITS_ENDED, "moongate_hook_waits_ended_total", "Of them, those that are over.") \
+  X(MIRRORS, "moongate_mirrors_total", "Copies of requests that were begun (exchange:mirror).") \
+  X(MIRRORS_ENDED, "moongate_mirrors_ended_total", "Of them, those that are over.") \
+  X(MIRRORS_FAILED, "moongate_mirrors_failed_total", "Of them, those without an answer.") \
+  X(MIRRORS_SKIPPED, "moongate_mirrors_skipped_total", "Copies that were not sent: no body at hand, too many on their way, nowhere to send them.") \
   X(ROOTS_TAKEN, "moongate_roots_taken_total", "Snapshot roots taken by workers.") \
   X(EXCHANGES_DETACHED, "moongate_exchanges_detached_total", "Long exchanges that gave back their leases.") \
   X(REVIEWS_ALLOWED, "moongate_reviews_allowed_total", "Admission reviews that were answered with yes.") \

@@ -30,6 +30,7 @@
   X(EXCHANGE, "deny", METHOD, ANSWERS, exchange_do_deny) \
   X(EXCHANGE, "redirect", METHOD, ANSWERS, exchange_do_redirect) \
   X(EXCHANGE, "allow", METHOD, PHASE(ACCESS), exchange_do_allow) \
+  X(EXCHANGE, "mirror", METHOD, PHASE(ACCESS), exchange_do_mirror) \
   X(EXCHANGE, "replace_response", METHOD, PHASE(HEADER_FILTER), exchange_do_replace_response) \
   X(EXCHANGE, "use_upstream", METHOD, PHASE(REWRITE) | PHASE(ACCESS), exchange_do_use_upstream) \
   X(CLIENT, "ip", FIELD, ANY, client_ip) \

@@ -33,7 +33,8 @@ struct http_call {
   struct buffer fields; /* name NUL value NUL ... */
   struct buffer body;
   bool has_body;
-  bool is_guests; /* may not reach every address */
+  bool is_guests;    /* may not reach every address */
+  bool drops_answer; /* nobody looks at its body */
   size_t max_body;
   struct address addresses[HTTP_CALL_ADDRESSES]; /* that it may be sent to, in this order; of an upstream: given */
   unsigned address_count, address_next;
@@ -52,7 +53,7 @@ struct http_call {
   char host[256];
   uint16_t port;
   struct buffer head; /* of the answer, as much as is there */
-  size_t head_bytes;
+  size_t head_bytes, dropped;
   bool has_head;
   _Atomic uint64_t *budget; /* where the answer is counted */
   bool is_failed;           /* `error` says why, whatever libcurl does */

@@ -70,6 +70,11 @@ struct http_client *operation_http_client(struct exchange *exchange);
 /* NULL: this is the world. */
 const struct operation_stage *operation_stage(const struct exchange *exchange);
 
+/* Endpoints of an upstream that a call may be sent to, in the order in which they would get requests. False with call->error: there is none. */
+bool operation_choose_endpoints(struct worker *worker, struct upstream_ref upstream, struct http_call *call);
+/* Pushes the URL of a path of an upstream, whose key it is given. */
+struct span operation_push_url(lua_State *L, struct span upstream, struct span path, const char *function);
+
 /* Whether the coroutine yielded for the operation that the state keeps, and not by itself. */
 bool operation_is_wanted(const struct script_state *state, lua_State *thread);
 struct operation *operation_take(struct script_state *state);

@@ -124,12 +124,11 @@ static void read_headers(lua_State *L, struct http_call *call) {
 }
 
 /* "namespace/service/port" and a path: the name that an upstream has inside of the cluster. */
-static struct span push_upstream_url(lua_State *L, struct span upstream) {
-  struct span rest = upstream, namespace, service, path, url;
+struct span operation_push_url(lua_State *L, struct span upstream, struct span path, const char *function) {
+  struct span rest = upstream, namespace, service, url;
   span_next_item(&rest, '/', &namespace);
   span_next_item(&rest, '/', &service);
-  if (!get_text(L, "path", &path)) path = SPAN("/");
-  if (path.length == 0 || path.data[0] != '/') luaL_error(L, FUNCTION ": the path does not begin with /");
+  if (path.length == 0 || path.data[0] != '/') luaL_error(L, "%s: the path does not begin with /", function);
   lua_pushliteral(L, "http://");
   lua_pushlstring(L, service.data, service.length);
   lua_pushliteral(L, ".");
@@ -167,7 +166,9 @@ static int core_http_request(lua_State *L) {
     if (handle == NULL || handle->value->kind != PACK_UPSTREAM) return luaL_error(L, FUNCTION ": upstream wants what route:upstream() gave");
     operation->upstream = (struct upstream_ref){handle->value->upstream_slot, handle->value->upstream_generation};
     operation->has_upstream = true;
-    url = push_upstream_url(L, handle->value->upstream);
+    struct span path;
+    if (!get_text(L, "path", &path)) path = SPAN("/");
+    url = operation_push_url(L, handle->value->upstream, path, FUNCTION);
   }
   char why[128];
   operation->call = http_call_new(method, url, why, sizeof why);
@@ -192,13 +193,10 @@ static void on_done(struct http_call *call) {
   exchange_hook_resume(operation->exchange);
 }
 
-/* Endpoints that it may be sent to, in the order in which they would get requests. */
-static void choose_endpoints(struct operation *operation) {
-  struct worker *worker = operation->exchange->worker;
-  struct http_call *call = operation->call;
-  const struct upstream *upstream = snapshot_upstream(worker->root, operation->upstream);
+bool operation_choose_endpoints(struct worker *worker, struct upstream_ref ref, struct http_call *call) {
+  const struct upstream *upstream = snapshot_upstream(worker->root, ref);
   snprintf(call->error, sizeof call->error, "the Service has no endpoint that is ready");
-  if (upstream == NULL || upstream->count == 0) return;
+  if (upstream == NULL || upstream->count == 0) return false;
   must(upstream->slot < worker->cursor_count);
   struct balance_request request = {.upstream = upstream,
                                     .kind = BALANCER_ROUND_ROBIN,
@@ -209,10 +207,11 @@ static void choose_endpoints(struct operation *operation) {
     const struct endpoint *endpoint = balance_choose(&request);
     for (unsigned i = 0; endpoint && i < request.tried_count; i++)
       if (request.tried[i] == endpoint->record) endpoint = NULL;
-    if (endpoint == NULL) return;
+    if (endpoint == NULL) break;
     request.tried[request.tried_count++] = endpoint->record;
     call->addresses[call->address_count++] = endpoint->record->address;
   }
+  return call->address_count > 0;
 }
 
 bool operation_start_http(struct operation *operation) {
@@ -224,10 +223,7 @@ bool operation_start_http(struct operation *operation) {
   }
   call->done = on_done;
   call->context = operation;
-  if (operation->has_upstream) {
-    choose_endpoints(operation);
-    if (call->address_count == 0) return false;
-  }
+  if (operation->has_upstream && !operation_choose_endpoints(operation->exchange->worker, operation->upstream, call)) return false;
   return http_client_start(operation_http_client(operation->exchange), call);
 }
 

@@ -14,6 +14,7 @@
 #include "script/guards.h"
 #include "script/http_client.h"
 #include "script/lua_pack.h"
+#include "script/mirror.h"
 #include "script/operation.h"
 #include "script/policy_set.h"
 
@@ -55,6 +56,7 @@ struct script_worker {
   struct http_client_options http_options;
   struct http_client *http; /* made for the first request of a policy */
   const struct operation_stage *stage;
+  struct mirrors mirrors;
 };
 
 struct script_worker *script_worker_new(struct worker *worker, struct log *log) {
@@ -63,6 +65,7 @@ struct script_worker *script_worker_new(struct worker *worker, struct log *log) 
   script->magic = SCRIPT_WORKER_MAGIC;
   script->worker = worker;
   script->log = log;
+  mirror_init(&script->mirrors);
   return script;
 }
 
@@ -75,6 +78,8 @@ static struct script_worker *script_of(const struct exchange *exchange) {
   must(script->magic == SCRIPT_WORKER_MAGIC);
   return script;
 }
+
+struct mirrors *mirror_of(struct exchange *exchange) { return &script_of(exchange)->mirrors; }
 
 const struct operation_stage *operation_stage(const struct exchange *exchange) { return script_of(exchange)->stage; }
 
@@ -464,6 +469,7 @@ static enum hook_result run(void *self, struct exchange *exchange, enum hook_pha
 
 static void stop(void *self) {
   struct script_worker *script = self;
+  mirror_stop(&script->mirrors);
   http_client_free(script->http);
   script->http = NULL;
 }

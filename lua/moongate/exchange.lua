@@ -44,6 +44,14 @@ function Exchange:allow() end
 ---@param handle userdata from `route:upstream(service)`
 function Exchange:use_upstream(handle) end
 
+--- Sends a copy of the request, its method and header fields as they are now, which nobody waits for; its answer is dropped. With a `url`, or an `upstream`
+--- and a `path`. `body`: a text, or `true` for the request's own, which must be held (after `request:body`); 64 KiB at most. Nil and why where it cannot be
+--- sent: a worker has 128 on their way at once, each for 10 seconds.
+---@param options { url: string|nil, upstream: userdata|nil, path: string|nil, host: string|nil, body: string|boolean|nil }
+---@return true|nil
+---@return string|nil why
+function Exchange:mirror(options) end
+
 --- Another upstream's answer takes the place of this one: `return` it. Once for each request. Nil where the present answer is final.
 ---@param handle userdata|nil from `route:upstream(service)`; nil: the default backend
 ---@param options { method: string|nil, path: string|nil, headers: table|nil }|nil GET and / unless given; headers on top of the client's

@@ -19,7 +19,6 @@ put(LATER, [[
   enable-rewrite-log enable-modsecurity enable-owasp-core-rules modsecurity-snippet modsecurity-transaction-id
   enable-opentelemetry opentelemetry-trust-incoming-span opentelemetry-operation-name
   fastcgi-index fastcgi-params-configmap
-  mirror-target mirror-host mirror-request-body
   proxy-buffering proxy-http-version
   proxy-ssl-secret proxy-ssl-verify proxy-ssl-verify-depth proxy-ssl-name proxy-ssl-server-name proxy-ssl-protocols proxy-ssl-ciphers
   ssl-ciphers ssl-prefer-server-ciphers ssl-passthrough

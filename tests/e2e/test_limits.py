@@ -52,7 +52,12 @@ for _, name in ipairs { "steps", "depth", "heap" } do
   deeds[name] = function(exchange, config) assert(not config[name]:match(exchange.request.headers:get("X-Text"))) end
   deeds[name .. "_replace"] = function(exchange, config) assert(not config[name]:replace(exchange.request.headers:get("X-Text"), "")) end
 end
+function policy.access(exchange, config)
+  for _ = 1, 129 do exchange:mirror { upstream = config.origin, path = "/mirrored" } end
+  return exchange:respond { status = 200, body = "done" }
+end
 function policy.rewrite(exchange, config)
+  if exchange.request.path == "/mirrors" then return end
   deeds[exchange.request.path:sub(2)](exchange, config)
   return exchange:respond { status = 200, body = "done" }
 end
@@ -277,6 +282,7 @@ CASES = {
     "HTTP_CALLS": "test_script_http",
     "HTTP_SERVICE_CALLS": "test_script_http",
     "HTTP_ANSWER_BYTES": [probes("answer")],
+    "MIRRORS": [probes("mirrors")],
     "PASSES": [asks("/", 508, "app.example", {"CDN-Loop": ", ".join(["moongate"] * 8)})],
     "JSON_DEPTH": "test_kube_api",
     "API_ITEM_BYTES": "test_kube_api",
