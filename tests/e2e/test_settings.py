@@ -197,10 +197,10 @@ def test_hsts(settings, data, value):
     assert settings(**data).request("/", "tls.example", https=True).header("strict-transport-security") == value
 
 
-# ---- guards that no policy keeps yet
+# ---- a guard that no policy can keep
 
-def test_guards_without_a_policy_close_every_route(settings):
-    world = settings(global_auth_url="http://auth.example/")
+def test_a_guard_of_nginx_text_closes_every_route(settings):
+    world = settings(global_auth_url="http://auth.example/", global_auth_snippet="deny all;")
     wait_until(lambda: {world.request("/", host).status for host in ("echo.example", "origin.example", "named.example")} == {503}, what="503")
     settings()
     wait_until(lambda: world.request("/", "echo.example").status == 200, what="open again")
