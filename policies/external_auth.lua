@@ -3,7 +3,8 @@
 local moongate = require "moongate"
 
 local SECONDS = 10 -- for an answer
-local ANSWER_BYTES = 65536 -- of its body, which nobody reads
+local BODY_BYTES = 1048576 -- of its body, which nobody reads
+local RECORD_BYTES = 65536 -- of an answer that is remembered
 local METHODS = { "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS" }
 local KEY = "^[%w_${}-]+$"
 local PARAMETER = "^[%w._~:/-]+$"
@@ -251,7 +252,7 @@ local function ask(exchange, config)
   if not is_authority(authority) then return nil, "its host is malformed: " .. authority end
   local is_sent, answer, why = pcall(moongate.http.request, {
     method = config.method or "GET", url = config.scheme .. authority .. escape(config.rest:expand(exchange)),
-    headers = fields_of(exchange, config, authority), timeout = SECONDS, max_body = ANSWER_BYTES,
+    headers = fields_of(exchange, config, authority), timeout = SECONDS, max_body = BODY_BYTES, keep_body = false,
   })
   if not is_sent then return nil, tostring(answer) end
   if not answer then return nil, why end
@@ -312,7 +313,7 @@ local function remember(exchange, config, key, answer, headers)
     record.variant = variant_of(exchange, record.names)
   end
   local text = moongate.json.encode(record)
-  if #text <= ANSWER_BYTES then decisions:set(key, text, seconds) end
+  if #text <= RECORD_BYTES then decisions:set(key, text, seconds) end
 end
 
 --------------------------------------------------------------------------------------------------------------- the decision

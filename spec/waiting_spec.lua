@@ -282,6 +282,11 @@ describe("in a spec", function()
     local _, body = answered("local r, why = moongate.http.request { url = 'http://a.test/', max_body = 3 } return exchange:respond { body = why }", {}, { http = function() return { body = "1234" } end })
     assert.equal("the answer's body is too large", body)
   end)
+  it("an answer's body may be of no use", function()
+    local code = "local r, why = moongate.http.request { url = 'http://a.test/', max_body = 3, keep_body = false } return exchange:respond { body = r and r.status .. r.body or why }"
+    assert.equal("201", select(2, answered(code, {}, { http = function() return { status = 201, body = "123" } end })))
+    assert.equal("the answer's body is too large", select(2, answered(code, {}, { http = function() return { body = "1234" } end })))
+  end)
   it("a request that the spec does not expect fails it", function()
     assert.has_error(function() answered("moongate.http.request { url = 'http://a.test/' }") end,
       "route:request: the policy asks for http://a.test/, and the spec has no http = function(request) that answers")
@@ -325,6 +330,7 @@ describe("moongate.http.request refuses", function()
     ["{ url = 'http://a', body = {} }"] = "body is a table",
     ["{ url = 'http://a', method = 'HEAD', body = '' }"] = "a HEAD request has no body",
     ["{ url = 'http://a', timeout = -1 }"] = "timeout is not a number of seconds",
+    ["{ url = 'http://a', keep_body = 0 }"] = "keep_body is a number",
     ["{ url = 'http://a', max_body = 1e8 }"] = "max_body is not a number of bytes",
     ["{ url = 'http://a', body = ('x'):rep(1048577) }"] = "the body is longer",
     ["{ url = 'http://a/' .. ('x'):rep(9000) }"] = "the URL is too long",

@@ -235,11 +235,9 @@ static size_t on_head(char *data, size_t size, size_t number, void *context) {
 static size_t on_body(char *data, size_t size, size_t number, void *context) {
   struct http_call *call = call_of(context);
   size_t length = size * number;
-  if (call->drops_answer && length <= LIMIT_DRAIN_BYTES - call->dropped) {
-    call->dropped += length;
-    return length;
-  }
-  if (length > call->max_body - buffer_length(&call->answer)) return refuse(call, "the answer's body is too large", COUNTER_LIMIT_HTTP_ANSWER_BYTES);
+  if (length > call->max_body - call->body_bytes) return refuse(call, "the answer's body is too large", COUNTER_LIMIT_HTTP_ANSWER_BYTES);
+  call->body_bytes += length;
+  if (call->drops_answer) return length;
   _Atomic uint64_t *budget = call->client->options.body_budget;
   if (budget && atomic_fetch_add_explicit(budget, length, memory_order_relaxed) >= LIMIT_BODY_BUDGET_BYTES) {
     atomic_fetch_sub_explicit(budget, length, memory_order_relaxed);

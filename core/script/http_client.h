@@ -53,7 +53,7 @@ struct http_call {
   char host[256];
   uint16_t port;
   struct buffer head; /* of the answer, as much as is there */
-  size_t head_bytes, dropped;
+  size_t head_bytes, body_bytes;
   bool has_head;
   _Atomic uint64_t *budget; /* where the answer is counted */
   bool is_failed;           /* `error` says why, whatever libcurl does */

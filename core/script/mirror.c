@@ -86,6 +86,7 @@ static bool start(struct exchange *exchange, struct http_call *call) {
   call->done = on_done;
   call->context = mirror;
   call->drops_answer = true;
+  call->max_body = LIMIT_DRAIN_BYTES;
   list_insert_last(&mirrors->running, &mirror->node);
   mirrors->count++;
   counter_add(exchange->worker->options.counters, COUNTER_MIRRORS, 1);

@@ -147,7 +147,13 @@ static size_t read_size(lua_State *L) {
   return (size_t)size;
 }
 
-/* http.request { method, url or upstream with path, headers, body, timeout, max_body } -> { status, headers, body } | nil, why */
+static bool read_drops_body(lua_State *L) {
+  lua_getfield(L, 1, "keep_body");
+  if (!lua_isnil(L, -1) && !lua_isboolean(L, -1)) luaL_error(L, FUNCTION ": keep_body is a %s, not a boolean", luaL_typename(L, -1));
+  return lua_isboolean(L, -1) && !lua_toboolean(L, -1);
+}
+
+/* http.request { method, url or upstream with path, headers, body, timeout, max_body, keep_body } -> { status, headers, body } | nil, why */
 static int core_http_request(lua_State *L) {
   struct script_state *state = operation_check(L, FUNCTION);
   if (!lua_istable(L, 1)) return luaL_error(L, FUNCTION ": wants a table such as { url = \"http://name/path\" }");
@@ -156,6 +162,7 @@ static int core_http_request(lua_State *L) {
   lua_getfield(L, 1, "timeout");
   struct operation *operation = operation_want(state, OPERATION_HTTP, operation_timeout(L, -1, FUNCTION, "timeout"));
   size_t max_body = read_size(L);
+  bool drops_body = read_drops_body(L);
   struct span method, url, body;
   if (!get_text(L, "method", &method)) method = SPAN("GET");
   lua_getfield(L, 1, "upstream");
@@ -175,6 +182,7 @@ static int core_http_request(lua_State *L) {
   if (operation->call == NULL) return luaL_error(L, FUNCTION ": %s", why);
   operation->call->is_guests = state->is_guest;
   operation->call->max_body = max_body;
+  operation->call->drops_answer = drops_body;
   read_headers(L, operation->call); /* what raises from here on leaves the operation to the next one, or to the runner */
   if (get_text(L, "body", &body)) {
     if (body.length > LIMIT_HTTP_ANSWER_BYTES) return luaL_error(L, FUNCTION ": the body is longer than %d bytes", (int)LIMIT_HTTP_ANSWER_BYTES);

@@ -219,7 +219,7 @@ static void take_answer(lua_State *L, struct world *world, struct http_call *cal
   lua_getfield(L, -1, "body");
   struct span body = {"", 0};
   if (lua_isstring(L, -1)) body.data = lua_tolstring(L, -1, &body.length);
-  buffer_append(&call->answer, body);
+  if (!call->drops_answer) buffer_append(&call->answer, body);
   lua_pop(L, 1);
   lua_getfield(L, -1, "fields"); /* names and values in turn, made by testing.lua */
   for (int i = 1; lua_istable(L, -1) && i <= (int)lua_objlen(L, -1); i++) {

@@ -112,13 +112,14 @@ moongate.sleep = core.sleep
 ---@field headers table<string, string|string[]>|nil
 ---@field body string|nil
 ---@field timeout number|nil seconds
----@field max_body integer|nil bytes of the answer
+---@field max_body integer|nil bytes of the answer's body
+---@field keep_body boolean|nil false: the answer's body is read and thrown away, and `body` is empty
 
 ---@class moongate.http
 ---@field request fun(question: moongate.http.question): moongate.http.response|nil, string|nil
 
---- `http.request { method, url or upstream with path, headers, body, timeout, max_body }`: waits for an HTTP answer; nil and why when none comes. GET, 5
---- seconds and 64 KiB unless it says otherwise. Redirects are not followed, certificates of https are verified, addresses come from the cluster's names.
+--- `http.request { method, url or upstream with path, headers, body, timeout, max_body, keep_body }`: waits for an HTTP answer; nil and why when none comes.
+--- GET, 5 seconds and 64 KiB unless it says otherwise. Redirects are not followed, certificates of https are verified, addresses come from the cluster's names.
 ---@type moongate.http
 moongate.http = { request = core.http_request }
 

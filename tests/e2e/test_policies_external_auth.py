@@ -18,7 +18,7 @@ def serve(_, connection):
         if status == "cookie":
             status = "200" if "s=ann" in head else "401"
         lines = "".join(f"{name}: {value}\r\n" for name, _, value in (field.partition("=") for field in fields))
-        body = "" if head.startswith("HEAD") or status in ("204", "304") else "the service's own page"
+        body = "" if head.startswith("HEAD") or status in ("204", "304") else "the service's own page" + "x" * int(query if query.isdigit() else 0)
         length = "" if status in ("204", "304") else f"Content-Length: {len(body)}\r\n"
         connection.send(f"HTTP/1.1 {status} Said\r\n{lines}{length}\r\n{body}".encode("latin-1"))
 
@@ -35,11 +35,12 @@ def proxy():
     cached = {"auth_cache_key": "$cookie_s", "auth_cache_duration": "200 401 5m", "auth_response_headers": "X-User"}
     ingresses = [
         *[case(f"s{status}.example", auth_url=f"{base}/{status}") for status in (200, 204, 401, 403, 302, 404, 500)],
+        case("long.example", auth_url=f"{base}/401?900000"), case("longer.example", auth_url=f"{base}/200?1100000"),
         case("gone.example", auth_url=f"http://127.0.0.1:{gone.port}/"), case("fields.example", auth_url=f"{base}/200/X-User=ann", auth_response_headers="X-User,X-Groups"),
         case("challenge.example", auth_url=f"{base}/401/WWW-Authenticate=Basic/Set-Cookie=a=b"),
         case("always.example", auth_url=f"{base}/403/Set-Cookie=a=b", auth_always_set_cookie="true"), case("cookie.example", auth_url=f"{base}/200/Set-Cookie=a=b/Set-Cookie=c=d"),
         case("signin.example", auth_url=f"{base}/401/Set-Cookie=a=b", auth_signin="https://login.example/start"), case("cors.example", auth_url=f"{base}/401", enable_cors="true"),
-        case("method.example", auth_url=f"{base}/200", auth_method="HEAD", auth_proxy_set_headers="more"), case("vars.example", auth_url=f"http://$host:{origin.port}/200?u=$request_uri"),
+        case("method.example", auth_url=f"{base}/200", auth_method="HEAD", auth_proxy_set_headers="more"),
         case("cached.example", path=["/", "/other"], auth_url=f"{base}/cookie/X-User=ann", **cached), case("plain.example"), case("bad.example", auth_url="ftp://auth.example/"),
         case("snippet.example", auth_url=f"{base}/200", auth_snippet="deny all;"), case("alone.example", auth_signin="https://login.example/"),
         case("any.example", auth_url=f"{base}/cookie", satisfy="any", allowlist_source_range="10.0.0.0/8", auth_response_headers="X-User"),
@@ -60,7 +61,7 @@ def test_what_the_service_says_is_done(proxy):
         answer = proxy.request("/", f"s{status}.example", method="POST", body=b"x" * 1000)
         assert answer.status == wanted
         assert b"own page" not in answer.body and (wanted == 200) == (answer.header("x-echo-name") == "app"), answer.body
-    assert proxy.request("/", "gone.example").status == 500
+    assert [proxy.request("/", f"{name}.example").status for name in ("gone", "long", "longer")] == [500, 401, 500]
 
 
 def test_what_the_service_is_asked(proxy):
