@@ -33,7 +33,8 @@ def world(tmp_path_factory):
     manifests = {"app.json": [service("app"), *slice_of([app.port], name="app"), service("origin"), *slice_of([origin.port], name="origin"), tls_secret("tls", pem, key)],
                  "ingress.json": cases, "settings.json": [config_map("settings", {}, namespace="system"), config_map("extra", {"X-Extra": "$host-$request_method", "X-Forwarded-For": "set", "X-Empty": ""},
                                                                                                                      namespace="system")]}
-    with running(manifests, [app], flags=["--configmap", "system/settings"], workers=1, expect_errors=[r"setting=", r"ConfigMap system/", r"status=50[34]", r"timed out", r"its routes answer 503", r"global-auth-snippet"]) as proxy:
+    with running(manifests, [app], flags=["--configmap", "system/settings"], workers=1,
+                 expect_errors=[r"setting=", r"ConfigMap system/", r"status=50[34]", r"timed out", r"its routes answer 503", r"global-auth-snippet"]) as proxy:
         proxy.origin, proxy.app = origin, app
         yield proxy
     origin.close()
