@@ -48,6 +48,7 @@
   X(HTTP_SERVICE_CALLS, 1024, "requests per worker", "nil and a message, to the policy", "such requests to one service (host and port) that run at once") \
   X(HTTP_ANSWER_BYTES, 1048576, "bytes", "nil and a message, to the policy", \
     "the body of an answer to a policy's HTTP request; 64 KiB where it names no size") \
+  X(FILTERED_BYTES, 1048576, "bytes", "reset", "what a body_filter hook makes of a part of an answer") \
   X(MIRRORS, 128, "copies per worker", "the copy is not sent", "copies of requests that are on their way (exchange:mirror)") \
   X(PASSES, 8, "passes", "508", "times that one request comes by here, as its CDN-Loop field says") \
   X(METRIC_SERIES, 131072, "series", "not counted", "series of request metrics, of all workers") \

@@ -105,7 +105,8 @@ struct exchange {
   unsigned failed_phases;                /* a header_filter failed: none runs again */
   int failure;                           /* of the current try: ERROR_* or a libuv code; 0: none */
   bool failed_to_connect, head_arrived, upstream_ended, sent_continue, request_stopped, reply_closes, is_reused_connection, avoid_pool, was_edited, is_logged;
-  bool is_final; /* the answer of exchange:respond or redirect: nothing takes its place */
+  bool filters_body; /* its parts go through body_filter hooks */
+  bool is_final;     /* the answer of exchange:respond or redirect: nothing takes its place */
   bool is_running, has_load, is_default, is_fallback, host_is_missing, client_half_closed, upstream_half_closed;
   unsigned stale_tries, balancer_tries; /* repeats on a stale pooled connection; those do not count as tries */
   uint64_t upstream_active_ms, relay_started_ms;

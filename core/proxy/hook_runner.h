@@ -16,6 +16,9 @@ struct hook_runner {
   /* Runs exchange->route's (or owner host's, for HOOK_SERVER_REWRITE) hooks of that phase. Only called when the list is not empty. The policy set is
    * exchange->policies. Hooks with on_error "skip" that fail are logged and passed over. */
   enum hook_result (*run)(void *self, struct exchange *exchange, enum hook_phase phase);
+  /* Runs the route's body_filter hooks over a part of the answer's body and makes *data what they made of it, good until the next call. False: one failed
+   * (logged and counted). NULL: there are none. */
+  bool (*filter_body)(void *self, struct exchange *exchange, struct span *data, bool is_last);
   /* What the exchange waits for is of no use any more: stops it. Called when exchange->wait is not NULL. */
   void (*cancel)(void *self, struct exchange *exchange);
   /* The worker's loop ends: everything of the runner's that is on it goes. */

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "proxy/body_filter.h"
 #include "proxy/client.h"
 #include "proxy/connect.h"
 #include "proxy/detach.h"
@@ -244,14 +245,8 @@ static void on_upstream_informational(void *owner, const struct response_head *h
   exchange->stream->ops->send_informational(exchange->stream, head);
 }
 
-static void on_upstream_body(void *owner, struct span data) {
-  struct exchange *exchange = exchange_of(owner);
+static void forward_to_client(struct exchange *exchange, struct span data) {
   struct codec_stream *client = exchange->stream;
-  exchange->upstream_active_ms = now_of(exchange);
-  if (exchange->step == STEP_REPLACE) {
-    replace_drop(exchange, data);
-    return;
-  }
   if (pace_is_set(exchange)) {
     pace_forward(exchange, data);
     return;
@@ -261,9 +256,35 @@ static void on_upstream_body(void *owner, struct span data) {
   if (client->ops->is_full(client)) exchange->upstream_stream->ops->pause(exchange->upstream_stream, PAUSE_SINK_FULL);
 }
 
+/* False: a hook failed, and the exchange is gone. */
+static bool forward_filtered(struct exchange *exchange, struct span data, bool is_last) {
+  if (!body_filter_run(exchange, &data, is_last)) {
+    exchange->failure = ERROR_CANCELLED;
+    exchange_run(exchange);
+    return false;
+  }
+  if (data.length) forward_to_client(exchange, data);
+  return true;
+}
+
+static void on_upstream_body(void *owner, struct span data) {
+  struct exchange *exchange = exchange_of(owner);
+  exchange->upstream_active_ms = now_of(exchange);
+  if (exchange->step == STEP_REPLACE) {
+    replace_drop(exchange, data);
+    return;
+  }
+  if (exchange->filters_body) {
+    (void)forward_filtered(exchange, data, false);
+    return;
+  }
+  forward_to_client(exchange, data);
+}
+
 static void on_upstream_end(void *owner) {
   struct exchange *exchange = exchange_of(owner);
   exchange->upstream_ended = true;
+  if (exchange->filters_body && exchange->step == STEP_RELAY && !forward_filtered(exchange, SPAN(""), true)) return;
   exchange_run(exchange);
 }
 
@@ -315,6 +336,7 @@ static enum step_result send_head(struct exchange *exchange) {
   }
   if (!reply_filter(exchange)) return STEP_MORE;
   response_head_finish(exchange);
+  body_filter_head(exchange);
   if (response->body.framing == BODY_UNTIL_CLOSE) response->body.framing = BODY_CHUNKED; /* the client's codec knows what its client can take */
   response->close = exchange->worker->says_close && response->status != 101;
   if (!exchange->request_sent && response->status >= 300) stop_request(exchange);

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "proxy/body_filter.h"
 #include "proxy/lease.h"
 #include "proxy/replace.h"
 #include "proxy/response_head.h"
@@ -129,6 +130,14 @@ enum step_result step_reply(struct exchange *exchange) {
   must(exchange->response && !exchange->response_started);
   exchange_drop_upstream(exchange, exchange->failure ? exchange->failure : ERROR_CANCELLED);
   if (!reply_filter(exchange)) return STEP_MORE;
+  if (body_filter_is_wanted(exchange) && !exchange->failed_phases) {
+    body_filter_head(exchange);
+    if (exchange->filters_body && !body_filter_run(exchange, &exchange->reply_body, true)) {
+      exchange->failed_phases = 1; /* nor is this answer filtered */
+      return reply_error(exchange, 500, SPAN("a policy failed"));
+    }
+    exchange->response->body = (struct message_body){exchange->filters_body ? BODY_LENGTH : exchange->response->body.framing, exchange->reply_body.length};
+  }
   response_head_finish(exchange);
   struct codec_stream *stream = exchange->stream;
   struct response_head *response = exchange->response;

@@ -2,6 +2,7 @@
  * and policies have the last word. Worker's thread. */
 #include "proxy/upstream_head.h"
 
+#include "proxy/body_filter.h"
 #include "proxy/client.h"
 #include "proxy/replace.h"
 #include "proxy/request_head.h"
@@ -30,6 +31,11 @@ static void add(struct headers *headers, enum header_id id, struct span name, st
 /* For what we made ourselves, or took from the checked head before any hook ran. */
 static void add_checked(struct headers *headers, enum header_id id, struct span name, struct span value) {
   if (value.length) headers_add_checked(headers, id, name, value);
+}
+
+/* Whoever filters a body wants all of it, as it is. */
+static bool is_about_encoding(const struct header *header) {
+  return header->id == HEADER_ACCEPT_ENCODING || span_equal_nocase(header->name, SPAN("range")) || span_equal_nocase(header->name, SPAN("if-range"));
 }
 
 static void copy(struct headers *headers, const struct header *header) {
@@ -138,9 +144,11 @@ struct request_head *upstream_head_make(struct exchange *exchange) {
   headers_reserve(&out->headers, in->headers.count + 14);
   out->host = host_of(exchange);
   headers_add(&out->headers, HEADER_HOST, SPAN("Host"), out->host);
+  bool is_filtered = body_filter_is_wanted(exchange) && in->upgrade.length == 0;
+  if (is_filtered) headers_add_checked(&out->headers, HEADER_ACCEPT_ENCODING, SPAN("Accept-Encoding"), SPAN("identity"));
   for (unsigned i = 0; i < in->headers.count; i++) {
     const struct header *header = &in->headers.items[i];
-    if (header->removed || is_ours[header->id]) continue;
+    if (header->removed || is_ours[header->id] || (is_filtered && is_about_encoding(header))) continue;
     copy(&out->headers, header);
   }
   write_forwarded(exchange, settings, &out->headers);

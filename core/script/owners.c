@@ -76,6 +76,8 @@ static int make_driver(lua_State *L) {
   lua_pushlightuserdata(L, owner);
   lua_pushcclosure(L, owner_fetch, 1);
   lua_setfield(L, -2, "fetch");
+  lua_pushboolean(L, owner->state->is_guest);
+  lua_setfield(L, -2, "is_guest");
   lua_call(L, 1, 1);
   owner->driver = luaL_ref(L, LUA_REGISTRYINDEX);
   return 0;

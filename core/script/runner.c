@@ -57,6 +57,7 @@ struct script_worker {
   struct http_client *http; /* made for the first request of a policy */
   const struct operation_stage *stage;
   struct mirrors mirrors;
+  struct buffer filtered; /* what the last body_filter made */
 };
 
 struct script_worker *script_worker_new(struct worker *worker, struct log *log) {
@@ -107,6 +108,7 @@ void script_worker_free(struct script_worker *script) {
   must(script->waiting == 0);
   for (uint32_t i = 0; i < script->capacity; i++) free(script->caches[i]);
   free(script->caches);
+  buffer_free(&script->filtered);
   script->magic = 0;
   free(script);
 }
@@ -418,6 +420,64 @@ static enum hook_result run_hook(struct script_worker *script, struct exchange *
   return result;
 }
 
+/* One body_filter: `data` becomes what it returns. */
+static bool run_body_filter(struct script_worker *script, struct exchange *exchange, const struct hook *hook, const struct policy_entry *entry,
+                            uint64_t set_serial, struct span *data, bool is_last, char *error, size_t error_size) {
+  struct script_state *state = entry->group->states[script->worker->number];
+  const struct host *host = exchange->route->host;
+  const struct state_policy *policy = &state->policies[entry->index];
+  const struct hook_config *config = &host->configs[hook->config];
+  lua_State *L = state->L;
+  int top = lua_gettop(L);
+  bool is_good = false;
+  if (policy->hooks[HOOK_BODY_FILTER] == LUA_NOREF) return true;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, policy->hooks[HOOK_BODY_FILTER]);
+  exchange_objects_push(L, STATE_OBJECTS, exchange_objects_part(state, exchange), OBJECT_EXCHANGE);
+  if (push_decoded(script, host, hook->config, config->packed, config, state, set_serial, error, error_size)) {
+    lua_pushlstring(L, data->length ? data->data : "", data->length);
+    lua_pushboolean(L, is_last);
+    begin_running(script, state, exchange, entry, NULL);
+    int status = state_call_hook(state, 4, 1, STATE_BUDGET_HOOK);
+    end_running(script, state);
+    size_t length = lua_type(L, -1) == LUA_TSTRING ? lua_objlen(L, -1) : 0;
+    if (status != 0) {
+      snprintf(error, error_size, "%s", lua_tostring(L, -1));
+    } else if (lua_isnil(L, -1)) {
+      is_good = true;
+    } else if (lua_type(L, -1) != LUA_TSTRING) {
+      snprintf(error, error_size, "%s: the body_filter hook returned a %s; return nothing, or a string", entry->name, luaL_typename(L, -1));
+    } else if (length > LIMIT_FILTERED_BYTES) {
+      counter_add(script->worker->options.counters, COUNTER_LIMIT_FILTERED_BYTES, 1);
+      snprintf(error, error_size, "%s: the body_filter hook returned more than %d bytes", entry->name, (int)LIMIT_FILTERED_BYTES);
+    } else {
+      is_good = true;
+      buffer_consume(&script->filtered, buffer_length(&script->filtered));
+      buffer_append(&script->filtered, span_make(lua_tostring(L, -1), length));
+      *data = buffer_span(&script->filtered);
+    }
+  }
+  lua_settop(L, top);
+  return is_good;
+}
+
+static bool filter_body(void *self, struct exchange *exchange, struct span *data, bool is_last) {
+  struct script_worker *script = self;
+  must(script->magic == SCRIPT_WORKER_MAGIC && exchange->magic == EXCHANGE_MAGIC);
+  const struct policy_set *set = exchange->policies ? policy_set_of(exchange->policies) : NULL;
+  const struct route *route = exchange->route;
+  for (unsigned i = 0; i < route->hook_count[HOOK_BODY_FILTER]; i++) {
+    const struct hook *hook = &route->hooks[HOOK_BODY_FILTER][i];
+    const struct policy_entry *entry = set && hook->policy < set->slot_count ? &set->by_slot[hook->policy] : NULL;
+    char error[1024] = "the policy is not in the policy set";
+    bool is_known = entry && entry->name;
+    if (is_known && run_body_filter(script, exchange, hook, entry, set->serial, data, is_last, error, sizeof error)) continue;
+    if (is_known) atomic_fetch_add_explicit(&entry->tally->errors, 1, memory_order_relaxed);
+    log_failure(script, exchange, is_known ? entry->name : "?", HOOK_BODY_FILTER, error, false);
+    return false;
+  }
+  return true;
+}
+
 static bool is_guard(const struct script_worker *script, const struct policy_set *set, const struct hook *hook) {
   const struct policy_entry *entry = hook->policy < set->slot_count ? &set->by_slot[hook->policy] : NULL;
   return entry && entry->name && entry->group->states[script->worker->number]->policies[entry->index].is_guard;
@@ -489,5 +549,5 @@ static void forget(void *self, struct unit *unit) {
 }
 
 struct hook_runner script_hook_runner(struct script_worker *script) {
-  return (struct hook_runner){.self = script, .run = run, .cancel = cancel, .stop = stop, .end = end, .forget = forget};
+  return (struct hook_runner){.self = script, .run = run, .filter_body = filter_body, .cancel = cancel, .stop = stop, .end = end, .forget = forget};
 }

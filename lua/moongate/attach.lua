@@ -429,6 +429,7 @@ function attach.new(options)
   local self = setmetatable({ entries = {}, owner = {} }, driver)
   local cross = { key = "allow-cross-namespace-resources", spec = { type = "boolean" }, default = false }
   self.owner.fetch = options and options.fetch
+  self.is_guest = options and options.is_guest
   self.owner.route_settings = core.route_settings()
   self.owner.may_cross_namespaces = function(settings) return read_setting(cross, settings or {}).value end
   return self
@@ -451,6 +452,7 @@ function driver:load(policy, file)
     return nil, file .. ": has no name (lower case, digits, dashes)"
   end
   local problem = fields_error(policy) or specs_error(policy)
+  if not problem and self.is_guest and policy.body_filter then problem = "has a body_filter hook, which takes --trust-policies" end
   if problem then return nil, file .. ": " .. problem end
   local entry = prepare(policy)
   entry.has_host_scope = has_host_scope(entry)

@@ -274,7 +274,7 @@ end
 local function build(route, spec)
   local host = { tls = spec.tls or false, hooks = core.array {}, routes = core.array {} }
   local hooks = {}
-  for _, phase in ipairs { "rewrite", "access", "balancer", "header_filter", "log" } do hooks[phase] = core.array {} end
+  for _, phase in ipairs { "rewrite", "access", "balancer", "header_filter", "body_filter", "log" } do hooks[phase] = core.array {} end
   local body = {
     path = spec.path or "/", type = PATH_TYPES[spec.path_type or "Prefix"], source = route.source, hooks = hooks, settings = {}, edits = core.array {},
     upstreams = { { name = MAIN_KEY, service = "default", port = "80", weight = 1 } },

@@ -282,6 +282,7 @@ CASES = {
     "HTTP_CALLS": "test_script_http",
     "HTTP_SERVICE_CALLS": "test_script_http",
     "HTTP_ANSWER_BYTES": [probes("answer")],
+    "FILTERED_BYTES": "test_policies_body_filter",
     "MIRRORS": [probes("mirrors")],
     "PASSES": [asks("/", 508, "app.example", {"CDN-Loop": ", ".join(["moongate"] * 8)})],
     "JSON_DEPTH": "test_kube_api",
