@@ -4,7 +4,8 @@ import re
 import socket
 import subprocess
 
-from harness import BINARY, ROOT
+from harness import ROOT
+from test_user import release_binary
 
 BLOCK = re.compile(r"(?:^`(?P<file>[\w./]+)`\n\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
 
@@ -21,7 +22,7 @@ def test_the_tutorial_works_as_it_is_written(tmp_path):
     page = (ROOT / "docs/tutorial.md").read_text()
     ports = dict(zip(("8080", "8443", "10254", "9000"), free_ports(4)))
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/moongate").symlink_to(os.path.abspath(BINARY))
+    (tmp_path / "bin/moongate").symlink_to(os.path.abspath(release_binary()))
     work = tmp_path / "my-policies"
     (work / "manifests").mkdir(parents=True)
     shell = subprocess.Popen(["bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=work, start_new_session=True,
