@@ -55,19 +55,10 @@ local function note_bad_hashes(route, ref, users)
   return #names > 0
 end
 
---- A rule whose own path is one of those, or below it. In a pattern nothing is known to be below.
-local function is_exempt(path, prefixes)
-  for _, prefix in ipairs(prefixes) do
-    local whole = prefix:sub(-1) == "/" and prefix or prefix .. "/"
-    if path == prefix or (path:sub(1, #whole) == whole and not path:find("[%^%$%*%+%?%(%)%[%]{}|\\]")) then return true end
-  end
-  return false
-end
-
 function policy.attach(route, annotations, settings)
   local kind, ref = annotations["auth-type"], annotations["auth-secret"]
   if not kind then return end
-  if is_exempt(route.path, settings["no-auth-locations"]) then return end
+  if moongate.uri.is_within(route.path, settings["no-auth-locations"]) then return end
   if not ref then return route:deny("auth-secret: is missing, and auth-type needs it") end
   local data, problem = route:secret(ref)
   if not data then return route:deny("auth-secret: " .. ref .. " " .. (problem or "does not exist")) end

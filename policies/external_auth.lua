@@ -125,15 +125,6 @@ local function read_signin(template, parameter)
   return moongate.template(text .. mark .. parameter .. "=$pass_access_scheme://$http_host$escaped_request_uri")
 end
 
---- A rule whose own path is one of those, or below it. In a pattern nothing is known to be below.
-local function is_exempt(path, prefixes)
-  for _, prefix in ipairs(prefixes) do
-    local whole = prefix:sub(-1) == "/" and prefix or prefix .. "/"
-    if path == prefix or (path:sub(1, #whole) == whole and not path:find("[%^%$%*%+%?%(%)%[%]{}|\\]")) then return true end
-  end
-  return false
-end
-
 --- The fields of a ConfigMap, names in lower case; or nil and why.
 local function read_fields(route, ref)
   local data, problem = route:config_map(ref)
@@ -191,7 +182,7 @@ local function read_choice(route, prefix, values)
 end
 
 function policy.attach(route, annotations, settings)
-  if is_exempt(route.path, settings["no-auth-locations"]) then return end
+  if moongate.uri.is_within(route.path, settings["no-auth-locations"]) then return end
   if annotations["auth-url"] then return read_choice(route, "", annotations) end
   local is_global = settings["global-auth-url"] ~= nil and annotations["enable-global-auth"]
   for _, name in ipairs(NEED_URL) do

@@ -164,6 +164,19 @@ function uri.parse(text)
   return parts
 end
 
+--- Is the path of a rule one of those, or below one? Of a pattern nothing is known to be below.
+---@param path string
+---@param prefixes string[]
+---@return boolean
+function uri.is_within(path, prefixes)
+  need_text("uri.is_within", path)
+  for _, prefix in ipairs(prefixes) do
+    local whole = sub(prefix, -1) == "/" and prefix or prefix .. "/"
+    if path == prefix or (sub(path, 1, #whole) == whole and not find(path, "[%^%$%*%+%?%(%)%[%]{}|\\]")) then return true end
+  end
+  return false
+end
+
 --- The reverse of parse.
 ---@param parts table
 ---@return string
