@@ -43,7 +43,7 @@ function review:fetch(kind, id)
   local object = self.sync.store:get(name, id)
   if object then return object.data end
   if self.sync.cluster and not self.sync:uses(name, id) then self.is_blind = true end
-  return nil, ("%s %s does not exist"):format(name, id)
+  return nil, "does not exist"
 end
 
 local function text_of(value)

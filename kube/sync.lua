@@ -128,7 +128,7 @@ function sync:fetch(kind, namespace, ref)
   if self.reviewing then return self.reviewing:fetch(kind, id) end
   if self.users then self.users[kind .. " " .. id] = true end
   local object = self:object(kind == "secret" and "Secret" or "ConfigMap", id)
-  if not object then return nil, ("%s %s does not exist"):format(kind == "secret" and "Secret" or "ConfigMap", id) end
+  if not object then return nil, "does not exist" end
   return object.data
 end
 

@@ -140,6 +140,11 @@ describe("the sync", function()
     assert.is_nil(run.units["host shop.test"].routes[1].denied)
   end)
 
+  it("says once which object is not there", function()
+    local run = kube.start { files = { ["a.yaml"] = kube.ingress { annotations = { ["auth-type"] = "basic", ["auth-secret"] = "none" } } .. "---\n" .. WEB } }
+    assert.equal("auth-secret: none does not exist", run.units["host shop.test"].routes[1].denied)
+  end)
+
   it("reads its settings live, and closes everything where a setting asks for a guard", function()
     local function map(data) return "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: settings }\ndata: " .. data .. "\n" end
     local run = kube.start { flags = { configmap = "default/settings" }, files = { ["a.yaml"] = kube.ingress {} .. "---\n" .. WEB,
