@@ -244,6 +244,42 @@ struct option {
   double number;
 };
 
+/* foo.test: "/" leads to default/web/80, with hooks of the policy "probe", whose config is empty. */
+static inline void put_hooked_host(const char *const *phases, uint32_t count) {
+  struct buffer body = {0};
+  char error[200];
+  pack_put_map(&body, 1);
+  pack_put_string(&body, SPAN("routes"));
+  pack_put_array(&body, 1);
+  pack_put_map(&body, 4);
+  put_pair(&body, "path", "/");
+  put_pair(&body, "type", "prefix");
+  pack_put_string(&body, SPAN("upstreams"));
+  pack_put_array(&body, 1);
+  pack_put_map(&body, 4);
+  put_pair(&body, "name", "default-web-80");
+  put_pair(&body, "service", "web");
+  put_pair(&body, "port", "80");
+  pack_put_string(&body, SPAN("weight"));
+  pack_put_integer(&body, 1);
+  pack_put_string(&body, SPAN("hooks"));
+  pack_put_map(&body, count);
+  for (uint32_t i = 0; i < count; i++) {
+    pack_put_string(&body, span_of(phases[i]));
+    pack_put_array(&body, 1);
+    pack_put_map(&body, 2);
+    put_pair(&body, "policy", "probe");
+    pack_put_string(&body, SPAN("config"));
+    pack_put_map(&body, 0);
+  }
+  struct host_resolver resolver = {.upstream = find_slot, .policy = find_policy};
+  struct host *host = host_new(SPAN("foo.test"), buffer_span(&body), &resolver, error, sizeof error);
+  buffer_free(&body);
+  if (!host) fail_msg("host: %s", error);
+  born(&host->unit);
+  replaced(snapshot_put_host(world.builder, SPAN("foo.test"), host));
+}
+
 /* A host with one Prefix route to upstream `upstream`. */
 static inline void put_host(const char *name, const char *path, const char *upstream, const struct option *options, unsigned count) {
   struct buffer body = {0};

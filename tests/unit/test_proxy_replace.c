@@ -22,39 +22,6 @@ static enum hook_result filter(void *self, struct exchange *exchange, enum hook_
   return HOOK_ANSWERED;
 }
 
-static void put_filtered_host(void) {
-  struct buffer body = {0};
-  char error[200];
-  pack_put_map(&body, 1);
-  pack_put_string(&body, SPAN("routes"));
-  pack_put_array(&body, 1);
-  pack_put_map(&body, 4);
-  put_pair(&body, "path", "/");
-  put_pair(&body, "type", "prefix");
-  pack_put_string(&body, SPAN("upstreams"));
-  pack_put_array(&body, 1);
-  pack_put_map(&body, 4);
-  put_pair(&body, "name", "default-web-80");
-  put_pair(&body, "service", "web");
-  put_pair(&body, "port", "80");
-  pack_put_string(&body, SPAN("weight"));
-  pack_put_integer(&body, 1);
-  pack_put_string(&body, SPAN("hooks"));
-  pack_put_map(&body, 1);
-  pack_put_string(&body, SPAN("header_filter"));
-  pack_put_array(&body, 1);
-  pack_put_map(&body, 2);
-  put_pair(&body, "policy", "probe");
-  pack_put_string(&body, SPAN("config"));
-  pack_put_map(&body, 0);
-  struct host_resolver resolver = {.upstream = find_slot, .policy = find_policy};
-  struct host *host = host_new(SPAN("foo.test"), buffer_span(&body), &resolver, error, sizeof error);
-  buffer_free(&body);
-  if (!host) fail_msg("host: %s", error);
-  born(&host->unit);
-  replaced(snapshot_put_host(world.builder, SPAN("foo.test"), host));
-}
-
 static const int error_port[] = {9009};
 
 static int up(void **state) {
@@ -63,7 +30,7 @@ static int up(void **state) {
   wanted_status = 404;
   filters = 0;
   put_upstream("default/errors/80", error_port, 1);
-  put_filtered_host();
+  put_hooked_host((const char *const[]){"header_filter"}, 1);
   publish();
   return 0;
 }

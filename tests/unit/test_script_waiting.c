@@ -39,44 +39,7 @@ static void put_policy(const char *owner, const char *code) {
   current = set;
 }
 
-/* foo.test: "/" with the hooks of the policy. */
-static void put_hooked_host(void) {
-  static const char *const phases[] = {"access", "log"};
-  struct buffer body = {0}, config = {0};
-  char error[200];
-  pack_put_map(&config, 0);
-  pack_put_map(&body, 1);
-  pack_put_string(&body, SPAN("routes"));
-  pack_put_array(&body, 1);
-  pack_put_map(&body, 4);
-  put_pair(&body, "path", "/");
-  put_pair(&body, "type", "prefix");
-  pack_put_string(&body, SPAN("upstreams"));
-  pack_put_array(&body, 1);
-  pack_put_map(&body, 4);
-  put_pair(&body, "name", "default-web-80");
-  put_pair(&body, "service", "web");
-  put_pair(&body, "port", "80");
-  pack_put_string(&body, SPAN("weight"));
-  pack_put_integer(&body, 1);
-  pack_put_string(&body, SPAN("hooks"));
-  pack_put_map(&body, 2);
-  for (int i = 0; i < 2; i++) {
-    pack_put_string(&body, span_of(phases[i]));
-    pack_put_array(&body, 1);
-    pack_put_map(&body, 2);
-    put_pair(&body, "policy", "probe");
-    pack_put_string(&body, SPAN("config"));
-    buffer_append(&body, buffer_span(&config));
-  }
-  struct host_resolver resolver = {.upstream = find_slot, .policy = find_policy};
-  struct host *host = host_new(SPAN("foo.test"), buffer_span(&body), &resolver, error, sizeof error);
-  buffer_free(&body);
-  buffer_free(&config);
-  if (!host) fail_msg("host: %s", error);
-  born(&host->unit);
-  replaced(snapshot_put_host(world.builder, SPAN("foo.test"), host));
-}
+static const char *const phases[] = {"access", "log"};
 
 static int up(void **state) {
   world_up(state);
@@ -85,7 +48,7 @@ static int up(void **state) {
   current = NULL;
   script = script_worker_new(&world.worker, &world.log);
   world.worker.options.hooks = script_hook_runner(script);
-  put_hooked_host();
+  put_hooked_host(phases, 2);
   return 0;
 }
 
@@ -147,7 +110,7 @@ static void a_change_of_policies_leaves_waiting_hooks_in_their_state(void **stat
     struct peer *early = client_connect(), *late = client_connect();
     peer_send(early, GET);
     await_waiting(1);
-    put_hooked_host(); /* its configs too */
+    put_hooked_host(phases, 2); /* its configs too */
     with_policy(owners[i], "return exchange:respond { body = 'from the new' }");
     assert_true(world.retired_count >= 2);
     peer_send(late, GET);
