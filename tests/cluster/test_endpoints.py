@@ -27,6 +27,8 @@ def test_endpoints_come_and_go_within_milliseconds_of_the_event(cluster, space, 
     space.apply([deployment(replicas=2), service(), ingress("shop", "shop.test")])
     space.wait_endpoints("echoheaders", 2)
     pods = {pod["metadata"]["name"] for pod in space.pods()}
+    # The server tells us of the slice at the same time as it tells us: until then the answer is 503.
+    controller.wait_live("/", "shop.test", lambda answer: answer.status == 200)
     wait_until(lambda: names(controller) == pods, what="both pods")
     pod = pods.pop()
     took = []
