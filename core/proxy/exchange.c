@@ -1,5 +1,5 @@
-/* Exchange: making and ending one, the runner, and what policies may change. A struct is pooled per worker and never given back to the system while the worker
- * lives, so that a late userdata can still compare generations. Everything else is in its arena. Worker's thread. */
+/* Exchange: making and ending one, the runner, and what policies may change. Structs are pooled per worker; everything else of
+ * one is in its arena. Worker's thread. */
 #include "proxy/exchange.h"
 
 #include <stdio.h>
@@ -26,11 +26,6 @@ struct exchange *exchange_of(void *pointer) {
   return exchange;
 }
 
-static uint32_t next_generation(struct worker *worker) {
-  if (++worker->exchange_generation == 0) worker->exchange_generation = 1;
-  return worker->exchange_generation;
-}
-
 struct exchange *exchange_new(struct worker *worker, struct client *client) {
   struct exchange *exchange = worker->free_exchanges;
   if (exchange) {
@@ -41,7 +36,6 @@ struct exchange *exchange_new(struct worker *worker, struct client *client) {
     must(exchange);
   }
   exchange->magic = EXCHANGE_MAGIC;
-  exchange->generation = next_generation(worker);
   exchange->worker = worker;
   exchange->client = client;
   exchange->phase = HOOK_PHASES;
@@ -75,7 +69,6 @@ void exchange_release(struct exchange *exchange) {
   list_remove(&exchange->node);
   arena_free(&exchange->arena);
   worker->exchange_count--;
-  exchange->generation = next_generation(worker);
   exchange->magic = 0;
   exchange->script = worker->free_exchanges;
   worker->free_exchanges = exchange;

@@ -50,7 +50,6 @@ struct route_facts {
 
 struct exchange {
   uint32_t magic;
-  uint32_t generation; /* changes when the struct is reused: a Lua userdata remembers it; 0 never */
   enum exchange_step step;
   struct worker *worker;
   struct client *client;       /* NULL after the connection is gone */

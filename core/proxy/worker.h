@@ -73,7 +73,6 @@ struct worker {
   unsigned detach_after_ms; /* DETACH_AFTER_MS; tests shorten it */
   bool is_draining, says_close, is_accepting;
   _Atomic int command; /* enum worker_command, highest given */
-  uint32_t exchange_generation;
   uint64_t connection_serial;
   struct route_settings default_settings; /* for requests without a route */
   struct tls_client *upstream_tls;

@@ -6,7 +6,7 @@
 #include "script/exchange_members.h"
 #include "script/lua_value.h"
 
-#define MEMBER(name) int member_##name(lua_State *L, struct exchange *exchange, struct object_box *box)
+#define MEMBER(name) int member_##name(lua_State *L, struct exchange *exchange, const struct object *object)
 
 static int finish(lua_State *L, struct exchange_part *part, enum answer_kind answer) {
   part->answer = answer;
@@ -63,7 +63,7 @@ static void read_headers(lua_State *L, int table, struct exchange *exchange, str
 /* exchange:respond { status = 200, headers = { ... }, body = "..." } */
 MEMBER(exchange_do_respond) {
   static const char function[] = "exchange:respond";
-  struct exchange_part *part = box->part;
+  struct exchange_part *part = object->part;
   if (!lua_istable(L, 2)) return luaL_error(L, "%s: wants a table", function);
   begin(part);
   lua_getfield(L, 2, "status");
@@ -86,37 +86,37 @@ MEMBER(exchange_do_respond) {
 
 MEMBER(exchange_do_deny) {
   static const char function[] = "exchange:deny";
-  begin(box->part);
-  box->part->status = check_status(L, 2, 400, 599, function);
+  begin(object->part);
+  object->part->status = check_status(L, 2, 400, 599, function);
   if (!lua_isnoneornil(L, 3)) {
     if (lua_type(L, 3) != LUA_TSTRING) return luaL_error(L, "%s: the reason is a %s, not a string", function, luaL_typename(L, 3));
     struct span reason;
     reason.data = lua_tolstring(L, 3, &reason.length);
-    box->part->text = arena_span(&exchange->arena, reason);
+    object->part->text = arena_span(&exchange->arena, reason);
   }
-  return finish(L, box->part, ANSWER_DENY);
+  return finish(L, object->part, ANSWER_DENY);
 }
 
 MEMBER(exchange_do_redirect) {
   static const char function[] = "exchange:redirect";
-  begin(box->part);
-  box->part->status = check_status(L, 2, 300, 399, function);
+  begin(object->part);
+  object->part->status = check_status(L, 2, 300, 399, function);
   struct span location = member_field_value(L, 3, &exchange->arena, function);
   if (location.length == 0) return luaL_error(L, "%s: the location is empty", function);
-  box->part->text = location;
-  return finish(L, box->part, ANSWER_REDIRECT);
+  object->part->text = location;
+  return finish(L, object->part, ANSWER_REDIRECT);
 }
 
 MEMBER(exchange_do_allow) {
   (void)exchange;
-  begin(box->part);
-  return finish(L, box->part, ANSWER_ALLOW);
+  begin(object->part);
+  return finish(L, object->part, ANSWER_ALLOW);
 }
 
 /* A handle of a config carries the slot that the host unit gave its name. */
 MEMBER(exchange_do_use_upstream) {
   static const char function[] = "exchange:use_upstream";
-  (void)box;
+  (void)object;
   struct value_box *handle = lua_value_to(L, 2);
   if (handle == NULL || handle->value->kind != PACK_UPSTREAM) return luaL_error(L, "%s: wants what route:upstream() gave", function);
   struct upstream_ref ref = {handle->value->upstream_slot, handle->value->upstream_generation};
@@ -143,7 +143,7 @@ static bool is_target(struct span path) {
 /* exchange:replace_response(upstream or nil, { method = "GET", path = "/", headers = { ... } }) -> the answer to return; nil where the present one is final */
 MEMBER(exchange_do_replace_response) {
   static const char function[] = "exchange:replace_response";
-  struct exchange_part *part = box->part;
+  struct exchange_part *part = object->part;
   const struct value_box *handle = lua_isnil(L, 2) ? NULL : lua_value_to(L, 2);
   if (!lua_isnil(L, 2) && (handle == NULL || handle->value->kind != PACK_UPSTREAM))
     return luaL_error(L, "%s: wants what route:upstream() gave, or nil for the default backend", function);
@@ -177,21 +177,21 @@ MEMBER(exchange_do_replace_response) {
 }
 
 MEMBER(response_status) {
-  (void)box;
+  (void)object;
   if (exchange->response) lua_pushinteger(L, exchange->response->status);
   else lua_pushnil(L);
   return 1;
 }
 
 MEMBER(response_source) {
-  (void)box;
+  (void)object;
   static const char *const names[] = {"upstream", "policy", "proxy", "replacement"};
   lua_pushstring(L, names[exchange->source]);
   return 1;
 }
 
 MEMBER(response_set_status) {
-  (void)box;
+  (void)object;
   static const char function[] = "exchange.response:set_status";
   int status = check_status(L, 2, 200, 599, function);
   if (exchange->response == NULL) return luaL_error(L, "%s: there is no response", function);

@@ -7,48 +7,50 @@
 #include "proxy/worker.h"
 #include "script/exchange_members.h"
 
-static const struct endpoint_box *endpoint_of(const struct object_box *box) { return (const struct endpoint_box *)box; }
-
-#define MEMBER(name) int member_##name(lua_State *L, struct exchange *exchange, struct object_box *box)
+#define MEMBER(name) int member_##name(lua_State *L, struct exchange *exchange, const struct object *object)
 
 MEMBER(upstream_name) {
-  (void)box;
+  (void)object;
   return member_push_span(L, exchange->upstream_name.length ? exchange->upstream_name : (struct span){NULL, 0});
 }
 
 /* Whether it stands in for the route's own Service, which has no endpoint. */
 MEMBER(upstream_fallback) {
-  (void)box;
+  (void)object;
   lua_pushboolean(L, exchange->is_fallback);
   return 1;
 }
 
 /* upstream:count() -> endpoints that take new requests, all endpoints (draining ones come last). */
 MEMBER(upstream_count) {
-  (void)box;
+  (void)object;
   const struct upstream *upstream = exchange_upstream(exchange);
   lua_pushinteger(L, upstream ? (lua_Integer)upstream->ready : 0);
   lua_pushinteger(L, upstream ? (lua_Integer)upstream->count : 0);
   return 2;
 }
 
-static int push_endpoint(lua_State *L, struct object_box *box, const struct endpoint *endpoint, enum endpoint_key key) {
-  if (endpoint) exchange_objects_push_endpoint(L, box->part, endpoint->record, key, endpoint->is_ready, endpoint->is_draining);
-  else lua_pushnil(L);
+static int push_endpoint(lua_State *L, const struct object *object, const struct endpoint *endpoint, enum endpoint_key key) {
+  if (endpoint) {
+    struct object_endpoint found = {.record = endpoint->record, .key = key, .is_ready = endpoint->is_ready, .is_draining = endpoint->is_draining};
+    exchange_objects_push_endpoint(L, object->part, &found);
+  } else {
+    lua_pushnil(L);
+  }
   return 1;
 }
 
 /* A method before the endpoint is chosen, the chosen one afterwards. */
 MEMBER(upstream_endpoint) {
   if (exchange->phase == HOOK_BALANCER) {
-    exchange_objects_push_method(L, ":endpoint");
+    exchange_objects_push_method(L, OBJECT_UPSTREAM, ":endpoint");
     return 1;
   }
   if (exchange->endpoint == NULL) {
     lua_pushnil(L);
     return 1;
   }
-  exchange_objects_push_endpoint(L, box->part, exchange->endpoint, ENDPOINT_KEY_MD5, true, false);
+  exchange_objects_push_endpoint(L, object->part, &(struct object_endpoint){.record = exchange->endpoint, .key = ENDPOINT_KEY_MD5, .is_ready = true});
   return 1;
 }
 
@@ -56,7 +58,7 @@ MEMBER(upstream_endpoint_at) {
   const struct upstream *upstream = exchange_upstream(exchange);
   lua_Integer index = luaL_checkinteger(L, 2);
   bool is_there = upstream && index >= 1 && (uint64_t)index <= upstream->count;
-  return push_endpoint(L, box, is_there ? &upstream->endpoints[index - 1] : NULL, ENDPOINT_KEY_MD5);
+  return push_endpoint(L, object, is_there ? &upstream->endpoints[index - 1] : NULL, ENDPOINT_KEY_MD5);
 }
 
 /* upstream:find(key [, "md5" | "sha1" | "index"]) -> endpoint (draining ones too), or nil. */
@@ -68,7 +70,7 @@ MEMBER(upstream_find_endpoint) {
   key.data = lua_tolstring(L, 2, &key.length);
   enum endpoint_key kind = (enum endpoint_key)luaL_checkoption(L, 3, "md5", names);
   const struct upstream *upstream = exchange_upstream(exchange);
-  return push_endpoint(L, box, upstream ? upstream_find(upstream, key, kind) : NULL, kind);
+  return push_endpoint(L, object, upstream ? upstream_find(upstream, key, kind) : NULL, kind);
 }
 
 /* upstream:hash(text) -> the ready endpoint that consistent hashing gives this text, or nil. */
@@ -76,19 +78,18 @@ MEMBER(upstream_hash_endpoint) {
   struct span key;
   key.data = luaL_checklstring(L, 2, &key.length);
   const struct upstream *upstream = exchange_upstream(exchange);
-  return push_endpoint(L, box, upstream ? upstream_hash(upstream, key) : NULL, ENDPOINT_KEY_MD5);
+  return push_endpoint(L, object, upstream ? upstream_hash(upstream, key) : NULL, ENDPOINT_KEY_MD5);
 }
 
 MEMBER(upstream_choose) {
-  (void)box;
-  struct endpoint_box *endpoint = exchange_objects_endpoint(L, 2, "exchange.upstream:choose");
-  exchange->wanted = endpoint->record;
+  (void)object;
+  exchange->wanted = exchange_objects_endpoint(L, 2, "exchange.upstream:choose")->record;
   return 0;
 }
 
 /* A repeat on a stale pooled connection says nothing about the endpoint and does not count. */
 MEMBER(upstream_attempt) {
-  (void)box;
+  (void)object;
   lua_pushinteger(L, (lua_Integer)(exchange->try_count - exchange->stale_tries) + (exchange->phase == HOOK_BALANCER ? 1 : 0));
   return 1;
 }
@@ -103,7 +104,7 @@ MEMBER(upstream_failed) {
   const struct upstream *upstream = exchange_upstream(exchange);
   for (unsigned i = 0; upstream && i < upstream->count; i++) {
     const struct endpoint *endpoint = &upstream->endpoints[i];
-    if (endpoint->record == exchange->tried[last]) return push_endpoint(L, box, endpoint, ENDPOINT_KEY_MD5);
+    if (endpoint->record == exchange->tried[last]) return push_endpoint(L, object, endpoint, ENDPOINT_KEY_MD5);
   }
   lua_pushnil(L); /* it is not listed any more, and may be gone */
   return 1;
@@ -111,13 +112,13 @@ MEMBER(upstream_failed) {
 
 /* True when a policy sent the exchange to another upstream than the route's first. */
 MEMBER(upstream_alternative) {
-  (void)box;
+  (void)object;
   lua_pushboolean(L, exchange->upstream_is_set_by_policy);
   return 1;
 }
 
 MEMBER(upstream_status) {
-  (void)box;
+  (void)object;
   const struct try_record *record = connect_current_try(exchange);
   if (record && record->status) lua_pushinteger(L, record->status);
   else lua_pushnil(L);
@@ -125,79 +126,79 @@ MEMBER(upstream_status) {
 }
 
 MEMBER(upstream_connect_time) {
-  (void)box;
+  (void)object;
   const struct try_record *record = connect_current_try(exchange);
   return member_push_seconds(L, record ? record->connect_us : -1);
 }
 MEMBER(upstream_header_time) {
-  (void)box;
+  (void)object;
   const struct try_record *record = connect_current_try(exchange);
   return member_push_seconds(L, record ? record->header_us : -1);
 }
 MEMBER(upstream_response_time) {
-  (void)box;
+  (void)object;
   const struct try_record *record = connect_current_try(exchange);
   return member_push_seconds(L, record ? record->response_us : -1);
 }
 
 MEMBER(endpoint_address) {
   (void)exchange;
-  return member_push_span(L, endpoint_of(box)->record->name);
+  return member_push_span(L, object->endpoint->record->name);
 }
 
 MEMBER(endpoint_key) {
   (void)exchange;
-  if (endpoint_of(box)->key == ENDPOINT_KEY_SHA1) lua_pushstring(L, endpoint_of(box)->record->key_sha1);
-  else if (endpoint_of(box)->key == ENDPOINT_KEY_INDEX) lua_pushinteger(L, (lua_Integer)endpoint_of(box)->record->index);
-  else lua_pushstring(L, endpoint_of(box)->record->key_md5);
+  if (object->endpoint->key == ENDPOINT_KEY_SHA1) lua_pushstring(L, object->endpoint->record->key_sha1);
+  else if (object->endpoint->key == ENDPOINT_KEY_INDEX) lua_pushinteger(L, (lua_Integer)object->endpoint->record->index);
+  else lua_pushstring(L, object->endpoint->record->key_md5);
   return 1;
 }
 
 MEMBER(endpoint_key_md5) {
   (void)exchange;
-  lua_pushstring(L, endpoint_of(box)->record->key_md5);
+  lua_pushstring(L, object->endpoint->record->key_md5);
   return 1;
 }
 
 MEMBER(endpoint_key_sha1) {
   (void)exchange;
-  lua_pushstring(L, endpoint_of(box)->record->key_sha1);
+  lua_pushstring(L, object->endpoint->record->key_sha1);
   return 1;
 }
 
 MEMBER(endpoint_index) {
   (void)exchange;
-  lua_pushinteger(L, (lua_Integer)endpoint_of(box)->record->index);
+  lua_pushinteger(L, (lua_Integer)object->endpoint->record->index);
   return 1;
 }
 
 MEMBER(endpoint_healthy) {
-  lua_pushboolean(L, endpoint_is_healthy(endpoint_of(box)->record, loop_now_ms(&exchange->worker->loop)));
+  lua_pushboolean(L, endpoint_is_healthy(object->endpoint->record, loop_now_ms(&exchange->worker->loop)));
   return 1;
 }
 
 MEMBER(endpoint_ready) {
   (void)exchange;
-  lua_pushboolean(L, endpoint_of(box)->is_ready);
+  lua_pushboolean(L, object->endpoint->is_ready);
   return 1;
 }
 
 MEMBER(endpoint_draining) {
   (void)exchange;
-  lua_pushboolean(L, endpoint_of(box)->is_draining);
+  lua_pushboolean(L, object->endpoint->is_draining);
   return 1;
 }
 
 MEMBER(endpoint_load) {
   (void)exchange;
-  lua_pushinteger(L, (lua_Integer)atomic_load_explicit(&endpoint_of(box)->record->load, memory_order_relaxed));
+  lua_pushinteger(L, (lua_Integer)atomic_load_explicit(&object->endpoint->record->load, memory_order_relaxed));
   return 1;
 }
 
 MEMBER(endpoint_tried) {
   unsigned count = exchange->tried_count < BALANCE_TRIED ? exchange->tried_count : BALANCE_TRIED;
   bool is_tried = false;
-  for (unsigned i = 0; i < count; i++) is_tried = is_tried || exchange->tried[i] == endpoint_of(box)->record;
+  for (unsigned i = 0; i < count; i++) is_tried = is_tried || exchange->tried[i] == object->endpoint->record;
   lua_pushboolean(L, is_tried);
   return 1;
 }

@@ -104,7 +104,7 @@
   X(RESPONSE_HEADERS, "remove", METHOD, PHASE(HEADER_FILTER), fields_remove)
 
 /* One prototype per row; rows that share a function repeat it, which C allows. */
-#define X(object, name, form, phases, function) int member_##function(lua_State *L, struct exchange *exchange, struct object_box *box);
+#define X(kind, name, form, phases, function) int member_##function(lua_State *L, struct exchange *exchange, const struct object *object);
 EXCHANGE_MEMBERS(X)
 #undef X
 

@@ -1,5 +1,5 @@
-/* Exchange objects: the userdata, their metatables, and the two checks of each access (is the exchange still the same; may this be done in this phase). A part
- * belongs to the exchange's arena; userdata outlive it only after exchange_objects_end has cut them off. Worker's thread. */
+/* Exchange objects: handles, their one metatable, and the two checks of each access (is the exchange still the same; may this be done in this phase). A part
+ * belongs to the exchange's arena; what handles say of it is looked up in the state's slots, which exchange_objects_end empties. Worker's thread. */
 #include "script/exchange_objects.h"
 
 #include <stdlib.h>
@@ -10,11 +10,8 @@
 
 static const char answer_key;
 
-static const struct object_info {
-  const char *name;
-  bool has_fields;
-} objects[OBJECT_KINDS] = {
-#define X(kind, name, has_fields) {name, has_fields},
+static const char *const object_names[OBJECT_KINDS] = {
+#define X(kind, name) name,
     OBJECTS(X)
 #undef X
 };
@@ -23,18 +20,42 @@ void exchange_objects_push_answer(lua_State *L) { lua_pushlightuserdata(L, (void
 
 bool exchange_objects_is_answer(lua_State *L, int index) { return lua_islightuserdata(L, index) && lua_touserdata(L, index) == &answer_key; }
 
-static inline struct object_box *to_box(lua_State *L, int index) {
-  struct object_box *box = lua_touserdata(L, index);
-  if (box == NULL) return NULL;
-  size_t size = lua_objlen(L, index); /* 0 for a light userdata */
-  if (size != sizeof(struct object_box) && size != sizeof(struct endpoint_box)) return NULL;
-  return box->magic == OBJECT_MAGIC ? box : NULL;
+/* A handle's number: the kind above the bits that a pointer of ours may have alone, then the slot, then what tells the slot's users apart. LuaJIT keeps what is
+ * above bit 39 of such values in a table of few entries: only kinds are there. A slot's user is told from its 2,097,152nd successor only by the phase check. */
+#define HANDLE_KIND_SHIFT 39
+#define HANDLE_SLOT_SHIFT 21
+#define HANDLE_SLOTS (1u << (HANDLE_KIND_SHIFT - HANDLE_SLOT_SHIFT))
+#define HANDLE_SERIAL_MASK ((1u << HANDLE_SLOT_SHIFT) - 1)
+
+/* First upvalue of the functions behind handles. */
+#define STATE_UPVALUE lua_upvalueindex(1)
+
+static void push_handle(lua_State *L, enum object_kind kind, uint32_t slot, uint64_t serial) {
+  uint64_t number = ((uint64_t)kind + 1) << HANDLE_KIND_SHIFT | (uint64_t)slot << HANDLE_SLOT_SHIFT | (serial & HANDLE_SERIAL_MASK);
+  lua_pushlightuserdata(L, (void *)(uintptr_t)number);
+}
+
+/* False: the value is no handle. object->part is NULL where what it meant is over. */
+static inline bool to_object(lua_State *L, int index, const struct script_state *state, struct object *object) {
+  uint64_t number = (uint64_t)(uintptr_t)lua_touserdata(L, index); /* a full userdata has no such address */
+  uint64_t kind = (number >> HANDLE_KIND_SHIFT) - 1;
+  uint32_t slot = number >> HANDLE_SLOT_SHIFT & (HANDLE_SLOTS - 1), serial = number & HANDLE_SERIAL_MASK;
+  if (kind >= OBJECT_KINDS || !lua_islightuserdata(L, index)) return false;
+  *object = (struct object){.kind = (enum object_kind)kind};
+  if (kind == OBJECT_ENDPOINT) {
+    if (serial != (state->run & HANDLE_SERIAL_MASK) || slot >= state->endpoint_count) return true;
+    object->endpoint = &state->endpoints[slot];
+    object->part = object->endpoint->part;
+  } else if (slot < state->slot_count && state->slots[slot].serial == serial) {
+    object->part = state->slots[slot].part;
+  }
+  return true;
 }
 
 static void phase_error(lua_State *L, const struct member *member, enum hook_phase phase) {
   luaL_Buffer text;
   luaL_buffinit(L, &text);
-  luaL_addstring(&text, objects[member->object].name);
+  luaL_addstring(&text, object_names[member->object]);
   luaL_addstring(&text, member->is_method ? ":" : ".");
   luaL_addstring(&text, member->name[0] == ':' ? member->name + 1 : member->name);
   luaL_addstring(&text, ": not in ");
@@ -51,190 +72,176 @@ static void phase_error(lua_State *L, const struct member *member, enum hook_pha
   luaL_error(L, "%s", lua_tostring(L, -1));
 }
 
-static inline struct exchange *check_member(lua_State *L, struct object_box *box, const struct member *member) {
-  if (box == NULL || box->kind != member->object)
-    luaL_error(L, "%s%s%s: called on something else (write it with a colon)", objects[member->object].name, member->is_method ? ":" : ".", member->name);
-  bool is_over = box->kind == OBJECT_ENDPOINT && ((struct endpoint_box *)box)->run != ((struct endpoint_box *)box)->state->run;
-  struct exchange_part *part = is_over ? NULL : box->part;
-  if (part == NULL || part->exchange->generation != box->generation)
-    luaL_error(L, "%s%s%s: used too late, what it belongs to is over", objects[member->object].name, member->is_method ? ":" : ".", member->name);
-  struct exchange *exchange = part->exchange;
+static inline struct exchange *check_member(lua_State *L, bool is_handle, const struct object *object, const struct member *member) {
+  const char *name = object_names[member->object], *separator = member->is_method ? ":" : ".";
+  if (!is_handle || object->kind != member->object) luaL_error(L, "%s%s%s: called on something else (write it with a colon)", name, separator, member->name);
+  if (object->part == NULL) luaL_error(L, "%s%s%s: used too late, what it belongs to is over", name, separator, member->name);
+  struct exchange *exchange = object->part->exchange;
   if (!(member->phases & 1u << exchange->phase)) phase_error(L, member, exchange->phase);
   return exchange;
 }
 
-static int call_method(lua_State *L) {
-  const struct member *member = &exchange_members[lua_tointeger(L, lua_upvalueindex(1))];
-  struct object_box *box = to_box(L, 1);
-  struct exchange *exchange = check_member(L, box, member);
-  return member->function(L, exchange, box);
+static inline int call(lua_State *L, const struct member *member) {
+  struct object object;
+  bool is_handle = to_object(L, 1, lua_touserdata(L, STATE_UPVALUE), &object);
+  struct exchange *exchange = check_member(L, is_handle, &object, member);
+  return member->function(L, exchange, &object);
 }
 
-/* Upvalues: the kind's table of names (methods as functions, fields as row numbers), the kind, the objects table. */
+/* Upvalues: the state, the member's row. */
+static int call_method(lua_State *L) { return call(L, &exchange_members[lua_tointeger(L, lua_upvalueindex(2))]); }
+
+/* Upvalues: the state, then the kinds' tables of names (methods as functions, fields as row numbers). */
+#define NAMES_UPVALUE(kind) lua_upvalueindex(2 + (int)(kind))
+
 static int index_object(lua_State *L) {
+  uint64_t kind = ((uint64_t)(uintptr_t)lua_touserdata(L, 1) >> HANDLE_KIND_SHIFT) - 1;
+  if (__builtin_expect(kind >= OBJECT_KINDS || !lua_islightuserdata(L, 1), 0)) return luaL_error(L, "attempt to index a userdata value");
   lua_pushvalue(L, 2);
-  lua_rawget(L, lua_upvalueindex(1));
+  lua_rawget(L, NAMES_UPVALUE(kind));
   int type = lua_type(L, -1);
   if (type == LUA_TFUNCTION) return 1;
   if (__builtin_expect(type != LUA_TNUMBER, 0)) {
     const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2);
-    return luaL_error(L, "%s has no member '%s'", objects[lua_tointeger(L, lua_upvalueindex(2))].name, name);
+    return luaL_error(L, "%s has no member '%s'", object_names[kind], name);
   }
-  const struct member *member = &exchange_members[lua_tointeger(L, -1)];
-  struct object_box *box = to_box(L, 1);
-  struct exchange *exchange = check_member(L, box, member);
-  return member->function(L, exchange, box);
+  return call(L, &exchange_members[lua_tointeger(L, -1)]);
+}
+
+/* The name of what a value of the handles' type is. */
+static const char *kind_name(lua_State *L, int index) {
+  uint64_t kind = ((uint64_t)(uintptr_t)lua_touserdata(L, index) >> HANDLE_KIND_SHIFT) - 1;
+  return kind < OBJECT_KINDS ? object_names[kind] : "userdata";
 }
 
 static int newindex_object(lua_State *L) {
   const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2);
-  return luaL_error(L, "%s.%s: cannot be set by assignment", objects[lua_tointeger(L, lua_upvalueindex(1))].name, name);
+  return luaL_error(L, "%s.%s: cannot be set by assignment", kind_name(L, 1), name);
 }
 
 static int tostring_object(lua_State *L) {
-  lua_pushstring(L, objects[lua_tointeger(L, lua_upvalueindex(1))].name);
+  lua_pushstring(L, kind_name(L, 1));
   return 1;
 }
 
-void exchange_objects_push_method(lua_State *L, const char *hidden_name) {
+void exchange_objects_push_method(lua_State *L, enum object_kind kind, const char *hidden_name) {
   lua_pushstring(L, hidden_name);
-  lua_rawget(L, lua_upvalueindex(1));
+  lua_rawget(L, NAMES_UPVALUE(kind));
 }
 
-static void push_members(lua_State *L, enum object_kind kind) {
+static void push_members(lua_State *L, struct script_state *state, enum object_kind kind) {
   lua_newtable(L);
   for (unsigned i = 0; i < exchange_member_count; i++) {
     const struct member *member = &exchange_members[i];
     if (member->object != kind) continue;
-    lua_pushinteger(L, (lua_Integer)i);
-    if (member->is_method) lua_pushcclosure(L, call_method, 1);
+    if (member->is_method) {
+      lua_pushlightuserdata(L, state);
+      lua_pushinteger(L, (lua_Integer)i);
+      lua_pushcclosure(L, call_method, 2);
+    } else {
+      lua_pushinteger(L, (lua_Integer)i);
+    }
     lua_setfield(L, -2, member->name);
   }
 }
 
-/* The objects table is on top. */
-static void make_metatable(lua_State *L, enum object_kind kind) {
-  int table = lua_gettop(L);
-  lua_newtable(L);
-  push_members(L, kind);
-  if (objects[kind].has_fields) {
-    lua_pushinteger(L, (lua_Integer)kind);
-    lua_pushvalue(L, table);
-    lua_pushcclosure(L, index_object, 3);
-  }
-  lua_setfield(L, -2, "__index");
-  lua_pushinteger(L, (lua_Integer)kind);
-  lua_pushcclosure(L, newindex_object, 1);
-  lua_setfield(L, -2, "__newindex");
-  lua_pushinteger(L, (lua_Integer)kind);
-  lua_pushcclosure(L, tostring_object, 1);
-  lua_setfield(L, -2, "__tostring");
-  lua_pushstring(L, objects[kind].name);
-  lua_setfield(L, -2, "__metatable");
-}
-
-/* The table: [1..OBJECT_SLOT] the metatables, then OBJECT_SLOT entries a slot. */
+/* The metatable of all light userdata: those of the state that are no handles (the null of JSON) have no members. */
 void exchange_objects_open(struct script_state *state) {
   lua_State *L = state->L;
-  if (state->slot_count > 0) return;
-  must(lua_gettop(L) == STATE_OBJECTS - 1);
-  lua_createtable(L, OBJECT_SLOT * 32, 0);
-  for (int kind = 0; kind < OBJECT_KINDS; kind++) {
-    make_metatable(L, (enum object_kind)kind);
-    lua_rawseti(L, -2, 1 + kind);
-  }
-  state->slot_count = 1;
+  if (state->contexts != LUA_NOREF) return;
+  must(lua_gettop(L) == STATE_CONTEXTS - 1);
+  lua_newtable(L);
   lua_pushvalue(L, -1);
-  state->objects = luaL_ref(L, LUA_REGISTRYINDEX);
+  state->contexts = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_pushlightuserdata(L, state); /* what gets the metatable */
+  lua_newtable(L);
+  lua_pushlightuserdata(L, state);
+  for (int kind = 0; kind < OBJECT_KINDS; kind++) push_members(L, state, (enum object_kind)kind);
+  lua_pushcclosure(L, index_object, 1 + OBJECT_KINDS);
+  lua_setfield(L, -2, "__index");
+  lua_pushcfunction(L, newindex_object);
+  lua_setfield(L, -2, "__newindex");
+  lua_pushcfunction(L, tostring_object);
+  lua_setfield(L, -2, "__tostring");
+  lua_pushliteral(L, "exchange");
+  lua_setfield(L, -2, "__metatable");
+  lua_setmetatable(L, -2);
+  lua_pop(L, 1);
 }
 
-static int take_slot(struct script_state *state) {
-  if (state->free_count > 0) return state->free_slots[--state->free_count];
-  return (int)state->slot_count++;
-}
-
-static void give_slot(struct script_state *state, int slot) {
-  if (state->free_count == state->free_capacity) {
-    state->free_capacity = state->free_capacity ? state->free_capacity * 2 : 64;
-    state->free_slots = realloc(state->free_slots, state->free_capacity * sizeof *state->free_slots);
-    must(state->free_slots != NULL);
+static bool take_slot(struct script_state *state, uint32_t *slot) {
+  *slot = state->free_count > 0 ? state->free_slots[--state->free_count] : state->slot_count;
+  if (*slot < state->slot_count) return true;
+  if (state->slot_count == HANDLE_SLOTS) return false;
+  if (state->slot_count == state->slot_capacity) {
+    state->slot_capacity = state->slot_capacity ? state->slot_capacity * 2 : 64;
+    state->slots = realloc(state->slots, state->slot_capacity * sizeof *state->slots);
+    state->free_slots = realloc(state->free_slots, state->slot_capacity * sizeof *state->free_slots);
+    must(state->slots != NULL && state->free_slots != NULL);
   }
-  state->free_slots[state->free_count++] = slot;
+  state->slot_count++;
+  return true;
 }
 
 struct exchange_part *exchange_objects_part(struct script_state *state, struct exchange *exchange) {
   for (struct exchange_part *part = exchange->script; part; part = part->next)
     if (part->state == state) return part;
+  uint32_t slot;
+  if (!take_slot(state, &slot)) return NULL;
   struct exchange_part *part = arena_zalloc(&exchange->arena, sizeof *part);
   part->state = state;
   part->exchange = exchange;
-  part->slot = take_slot(state);
+  part->slot = slot;
+  state->slots[part->slot] = (struct object_slot){part, ++state->slot_serial & HANDLE_SERIAL_MASK};
   part->next = exchange->script;
   exchange->script = part;
   return part;
 }
 
-void exchange_objects_push(lua_State *L, int table, struct exchange_part *part, enum object_kind kind) {
-  int entry = part->slot * OBJECT_SLOT + 1 + (int)kind;
-  if (part->made & 1u << kind) {
-    lua_rawgeti(L, table, entry);
-    return;
+void exchange_objects_push(lua_State *L, const struct exchange_part *part, enum object_kind kind) {
+  push_handle(L, kind, part->slot, part->state->slots[part->slot].serial);
+}
+
+/* Endpoints are not of a slot, but of a run: exchange_objects_end starts a new one too. */
+void exchange_objects_push_endpoint(lua_State *L, struct exchange_part *part, const struct object_endpoint *endpoint) {
+  struct script_state *state = part->state;
+  if (state->endpoints_run != state->run) state->endpoint_count = 0;
+  state->endpoints_run = state->run;
+  if (state->endpoint_count == HANDLE_SLOTS) luaL_error(L, "exchange.upstream: more than %d endpoints in one hook", (int)HANDLE_SLOTS);
+  if (state->endpoint_count == state->endpoint_capacity) {
+    state->endpoint_capacity = state->endpoint_capacity ? state->endpoint_capacity * 2 : 16;
+    state->endpoints = realloc(state->endpoints, state->endpoint_capacity * sizeof *state->endpoints);
+    must(state->endpoints != NULL);
   }
-  struct object_box *box = lua_newuserdata(L, sizeof *box);
-  box->magic = OBJECT_MAGIC;
-  box->kind = kind;
-  box->generation = part->exchange->generation;
-  box->part = part;
-  lua_rawgeti(L, table, 1 + (int)kind);
-  lua_setmetatable(L, -2);
-  lua_pushvalue(L, -1);
-  lua_rawseti(L, table, entry);
-  part->made |= 1u << kind;
+  state->endpoints[state->endpoint_count] = *endpoint;
+  state->endpoints[state->endpoint_count].part = part;
+  push_handle(L, OBJECT_ENDPOINT, state->endpoint_count++, state->run);
 }
 
-/* Endpoints are not kept in the slot, but cut off by the run number; exchange_objects_end starts a new run too. */
-void exchange_objects_push_endpoint(lua_State *L, struct exchange_part *part, struct endpoint_record *record, enum endpoint_key key, bool is_ready,
-                                    bool is_draining) {
-  struct endpoint_box *endpoint = lua_newuserdata(L, sizeof *endpoint);
-  *endpoint = (struct endpoint_box){.box = {OBJECT_MAGIC, OBJECT_ENDPOINT, part->exchange->generation, part},
-                                    .state = part->state,
-                                    .record = record,
-                                    .run = part->state->run,
-                                    .key = key,
-                                    .is_ready = is_ready,
-                                    .is_draining = is_draining};
-  lua_rawgeti(L, LUA_REGISTRYINDEX, part->state->objects);
-  lua_rawgeti(L, -1, 1 + OBJECT_ENDPOINT);
-  lua_setmetatable(L, -3);
-  lua_pop(L, 1);
+const struct object_endpoint *exchange_objects_endpoint(lua_State *L, int index, const char *function) {
+  struct object object;
+  if (!to_object(L, index, state_of(L), &object) || object.kind != OBJECT_ENDPOINT) luaL_error(L, "%s: wants an endpoint", function);
+  if (object.endpoint == NULL) luaL_error(L, "%s: used too late, the endpoint was of another hook", function);
+  return object.endpoint;
 }
 
-struct endpoint_box *exchange_objects_endpoint(lua_State *L, int index, const char *function) {
-  struct object_box *box = to_box(L, index);
-  if (box == NULL || box->kind != OBJECT_ENDPOINT) luaL_error(L, "%s: wants an endpoint", function);
-  struct endpoint_box *endpoint = (struct endpoint_box *)box;
-  if (endpoint->run != endpoint->state->run) luaL_error(L, "%s: used too late, the endpoint was of another hook", function);
-  return endpoint;
+void exchange_objects_check(lua_State *L, int index, struct object *object, const char *function) {
+  if (!to_object(L, index, state_of(L), object)) luaL_error(L, "%s: wants the exchange", function);
+  if (object->part == NULL) luaL_error(L, "%s: used too late, the exchange is over", function);
 }
 
-struct exchange *exchange_objects_check(lua_State *L, int index, const char *function) {
-  struct object_box *box = to_box(L, index);
-  if (box == NULL || box->kind != OBJECT_EXCHANGE) luaL_error(L, "%s: wants the exchange", function);
-  if (box->part == NULL || box->part->exchange->generation != box->generation) luaL_error(L, "%s: used too late, the exchange is over", function);
-  return box->part->exchange;
-}
-
+/* The exchange's table in the state's table of contexts holds one for each policy. */
 void exchange_objects_push_ctx(lua_State *L, struct exchange_part *part) {
   struct script_state *state = part->state;
-  int entry = part->slot * OBJECT_SLOT + 1 + OBJECT_CTX;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, state->objects);
-  if (part->made & 1u << OBJECT_CTX) {
+  int entry = (int)part->slot + 1;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, state->contexts);
+  if (part->has_ctx) {
     lua_rawgeti(L, -1, entry);
   } else {
     lua_newtable(L);
     lua_pushvalue(L, -1);
     lua_rawseti(L, -3, entry);
-    part->made |= 1u << OBJECT_CTX;
+    part->has_ctx = true;
   }
   lua_remove(L, -2);
   int policy = (int)state->running_index + 1;
@@ -253,22 +260,11 @@ void exchange_objects_end(struct exchange *exchange) {
   exchange->script = NULL;
   for (; part; part = part->next) {
     struct script_state *state = part->state;
-    lua_State *L = state->L;
     state->run++;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, state->objects);
-    for (int kind = 0; kind < OBJECT_SLOT; kind++) {
-      if (!(part->made & 1u << kind)) continue;
-      int entry = part->slot * OBJECT_SLOT + 1 + kind;
-      if (kind != OBJECT_CTX) {
-        lua_rawgeti(L, -1, entry);
-        struct object_box *box = lua_touserdata(L, -1);
-        box->part = NULL;
-        lua_pop(L, 1);
-      }
-      lua_pushnil(L);
-      lua_rawseti(L, -2, entry);
-    }
-    lua_pop(L, 1);
-    give_slot(state, part->slot);
+    state->slots[part->slot].part = NULL;
+    state->free_slots[state->free_count++] = part->slot;
+    if (!part->has_ctx) continue;
+    lua_pushnil(state->L);
+    lua_rawseti(state->L, STATE_CONTEXTS, (int)part->slot + 1);
   }
 }

@@ -1,5 +1,6 @@
-/* Exchange objects: an exchange and its parts (request, headers, upstream, ...) as userdata. Each is made at most once per exchange and state; each remembers
- * the exchange's generation, and every access checks it and the phase. What members there are is one table: exchange_members.c. */
+/* Exchange objects: an exchange and its parts (request, headers, upstream, ...) as policies hold them: light userdata, numbers that name a slot of the state
+ * and who has it. Nothing is allocated for them; every access looks the slot up and checks the phase. What members there are is one table: exchange_members.c.
+ */
 #ifndef SCRIPT_EXCHANGE_OBJECTS_H
 #define SCRIPT_EXCHANGE_OBJECTS_H
 
@@ -10,32 +11,27 @@
 #include "proxy/exchange.h"
 #include "script/state.h"
 
-/* X(KIND, name in messages, has fields) */
+/* X(KIND, name in messages) */
 #define OBJECTS(X) \
-  X(EXCHANGE, "exchange", 1) \
-  X(CLIENT, "exchange.client", 1) \
-  X(TLS, "exchange.client.tls", 1) \
-  X(LISTENER, "exchange.listener", 1) \
-  X(REQUEST, "exchange.request", 1) \
-  X(REQUEST_HEADERS, "exchange.request.headers", 0) \
-  X(COOKIES, "exchange.request.cookies", 0) \
-  X(UPSTREAM, "exchange.upstream", 1) \
-  X(RESPONSE, "exchange.response", 1) \
-  X(RESPONSE_HEADERS, "exchange.response.headers", 0) \
-  X(VARIABLES, "exchange.variables", 0) \
-  X(ENDPOINT, "endpoint", 1)
+  X(EXCHANGE, "exchange") \
+  X(CLIENT, "exchange.client") \
+  X(TLS, "exchange.client.tls") \
+  X(LISTENER, "exchange.listener") \
+  X(REQUEST, "exchange.request") \
+  X(REQUEST_HEADERS, "exchange.request.headers") \
+  X(COOKIES, "exchange.request.cookies") \
+  X(UPSTREAM, "exchange.upstream") \
+  X(RESPONSE, "exchange.response") \
+  X(RESPONSE_HEADERS, "exchange.response.headers") \
+  X(VARIABLES, "exchange.variables") \
+  X(ENDPOINT, "endpoint")
 
 enum object_kind {
-#define X(kind, name, has_fields) OBJECT_##kind,
+#define X(kind, name) OBJECT_##kind,
   OBJECTS(X)
 #undef X
       OBJECT_KINDS
 };
-
-#define OBJECT_SLOT 16 /* entries of state->objects per exchange: kinds, then ctx */
-#define OBJECT_CTX 15
-
-#define OBJECT_MAGIC 0x6a626f65u
 
 enum answer_kind { ANSWER_NONE = 0, ANSWER_RESPOND = 1, ANSWER_DENY = 2, ANSWER_REDIRECT = 3, ANSWER_ALLOW = 4, ANSWER_REPLACE = 5 };
 
@@ -44,8 +40,8 @@ struct exchange_part {
   struct exchange_part *next;
   struct script_state *state;
   struct exchange *exchange;
-  int slot;      /* in state->objects */
-  uint32_t made; /* bits of object_kind, and of OBJECT_CTX */
+  uint32_t slot; /* in state->slots */
+  bool has_ctx;  /* in the state's table of contexts */
   /* an answer that a hook made and has still to return */
   enum answer_kind answer;
   int status;
@@ -56,24 +52,22 @@ struct exchange_part {
   bool has_headers;
 };
 
-struct object_box {
-  uint32_t magic;
-  enum object_kind kind;
-  uint32_t generation;
-  struct exchange_part *part; /* NULL when the exchange is over */
-};
-
-/* Endpoints are many and live as long as the hook that got them: `run` is looked at before `part`. */
-struct endpoint_box {
-  struct object_box box; /* first */
-  struct script_state *state;
+/* An endpoint that a hook got; good until it returns. */
+struct object_endpoint {
+  struct exchange_part *part;
   struct endpoint_record *record;
-  uint64_t run;
   enum endpoint_key key;
   bool is_ready, is_draining;
 };
 
-typedef int (*member_function)(lua_State *L, struct exchange *exchange, struct object_box *box);
+/* What a handle means. */
+struct object {
+  enum object_kind kind;
+  struct exchange_part *part;
+  const struct object_endpoint *endpoint; /* of an endpoint's handle */
+};
+
+typedef int (*member_function)(lua_State *L, struct exchange *exchange, const struct object *object);
 
 /* One row of the table: a field's getter gets (object, name), a method (object, arguments...). */
 struct member {
@@ -86,25 +80,22 @@ struct member {
 extern const struct member exchange_members[];
 extern const unsigned exchange_member_count;
 
-/* Prepares a state: metatables, and the objects table, which stays at STATE_OBJECTS of its stack. */
+/* Prepares a state: the handles' metatable, and the table of contexts, which stays at STATE_CONTEXTS of its stack. */
 void exchange_objects_open(struct script_state *state);
-/* The exchange's part in this state; made at first use. */
+/* The exchange's part in this state; made at first use. NULL: 262,144 other exchanges have one. */
 struct exchange_part *exchange_objects_part(struct script_state *state, struct exchange *exchange);
-/* Pushes one of its objects; `table` is where the objects table is. */
-void exchange_objects_push(lua_State *L, int table, struct exchange_part *part, enum object_kind kind);
-/* In a field's getter: the objects table. */
-#define OBJECT_TABLE lua_upvalueindex(3)
-/* Pushes a new endpoint object, good until the running hook returns. */
-void exchange_objects_push_endpoint(lua_State *L, struct exchange_part *part, struct endpoint_record *record, enum endpoint_key key, bool is_ready,
-                                    bool is_draining);
+/* Pushes one of its objects. */
+void exchange_objects_push(lua_State *L, const struct exchange_part *part, enum object_kind kind);
+/* Pushes an endpoint, good until the running hook returns. Raises where the hook got too many. */
+void exchange_objects_push_endpoint(lua_State *L, struct exchange_part *part, const struct object_endpoint *endpoint);
 /* The endpoint at `index`, or an error that begins with `function`. */
-struct endpoint_box *exchange_objects_endpoint(lua_State *L, int index, const char *function);
-/* The exchange behind the userdata at `index`; raises when it is none, or over. */
-struct exchange *exchange_objects_check(lua_State *L, int index, const char *function);
+const struct object_endpoint *exchange_objects_endpoint(lua_State *L, int index, const char *function);
+/* What the handle at `index` means; raises when it is none, or its exchange over. */
+void exchange_objects_check(lua_State *L, int index, struct object *object, const char *function);
 /* Pushes this policy's ctx table. */
 void exchange_objects_push_ctx(lua_State *L, struct exchange_part *part);
 /* Pushes a method of the running __index call's object: for a name that is a field in one phase and a method in another. */
-void exchange_objects_push_method(lua_State *L, const char *hidden_name);
+void exchange_objects_push_method(lua_State *L, enum object_kind kind, const char *hidden_name);
 /* The exchange is over: all its objects raise from now on. */
 void exchange_objects_end(struct exchange *exchange);
 /* What `return exchange:deny(...)` returns. */

@@ -8,7 +8,7 @@
 #include "proxy/worker.h"
 #include "script/exchange_members.h"
 
-#define MEMBER(name) int member_##name(lua_State *L, struct exchange *exchange, struct object_box *box)
+#define MEMBER(name) int member_##name(lua_State *L, struct exchange *exchange, const struct object *object)
 
 static struct span check_span(lua_State *L, int index, const char *function, const char *what) {
   struct span text;
@@ -19,42 +19,42 @@ static struct span check_span(lua_State *L, int index, const char *function, con
   return text;
 }
 
-static int push_object(lua_State *L, struct object_box *box, enum object_kind kind) {
-  exchange_objects_push(L, OBJECT_TABLE, box->part, kind);
+static int push_object(lua_State *L, const struct object *object, enum object_kind kind) {
+  exchange_objects_push(L, object->part, kind);
   return 1;
 }
 
 MEMBER(exchange_client) {
   (void)exchange;
-  return push_object(L, box, OBJECT_CLIENT);
+  return push_object(L, object, OBJECT_CLIENT);
 }
 MEMBER(exchange_listener) {
   (void)exchange;
-  return push_object(L, box, OBJECT_LISTENER);
+  return push_object(L, object, OBJECT_LISTENER);
 }
 MEMBER(exchange_request) {
   (void)exchange;
-  return push_object(L, box, OBJECT_REQUEST);
+  return push_object(L, object, OBJECT_REQUEST);
 }
 MEMBER(exchange_upstream_object) {
   (void)exchange;
-  return push_object(L, box, OBJECT_UPSTREAM);
+  return push_object(L, object, OBJECT_UPSTREAM);
 }
 MEMBER(exchange_variables) {
   (void)exchange;
-  return push_object(L, box, OBJECT_VARIABLES);
+  return push_object(L, object, OBJECT_VARIABLES);
 }
 MEMBER(request_headers) {
   (void)exchange;
-  return push_object(L, box, OBJECT_REQUEST_HEADERS);
+  return push_object(L, object, OBJECT_REQUEST_HEADERS);
 }
 MEMBER(request_cookies) {
   (void)exchange;
-  return push_object(L, box, OBJECT_COOKIES);
+  return push_object(L, object, OBJECT_COOKIES);
 }
 MEMBER(response_headers) {
   (void)exchange;
-  return push_object(L, box, OBJECT_RESPONSE_HEADERS);
+  return push_object(L, object, OBJECT_RESPONSE_HEADERS);
 }
 
 MEMBER(exchange_response) {
@@ -62,63 +62,63 @@ MEMBER(exchange_response) {
     lua_pushnil(L);
     return 1;
   }
-  return push_object(L, box, OBJECT_RESPONSE);
+  return push_object(L, object, OBJECT_RESPONSE);
 }
 
 MEMBER(exchange_ctx) {
   (void)exchange;
-  exchange_objects_push_ctx(L, box->part);
+  exchange_objects_push_ctx(L, object->part);
   return 1;
 }
 
 MEMBER(exchange_route) {
-  member_push_route_facts(L, exchange, box->part->state);
+  member_push_route_facts(L, exchange, object->part->state);
   return 1;
 }
 
 MEMBER(exchange_host_name) {
-  (void)box;
+  (void)object;
   const struct host *host = exchange->owner ? exchange->owner : exchange->host;
   return member_push_span(L, host ? host->name : (struct span){NULL, 0});
 }
 
 MEMBER(exchange_started) {
-  (void)box;
+  (void)object;
   lua_pushnumber(L, (lua_Number)exchange_started_unix_us(exchange) / 1e6);
   return 1;
 }
 
 MEMBER(exchange_duration) {
-  (void)box;
+  (void)object;
   lua_pushnumber(L, (lua_Number)exchange_duration_us(exchange) / 1e6);
   return 1;
 }
 
 MEMBER(exchange_detached) {
-  (void)box;
+  (void)object;
   lua_pushboolean(L, exchange->is_detached);
   return 1;
 }
 
 MEMBER(client_ip) {
-  (void)box;
+  (void)object;
   lua_pushstring(L, exchange->client_ip);
   return 1;
 }
 
 MEMBER(client_port) {
-  (void)box;
+  (void)object;
   lua_pushinteger(L, exchange_client_port(exchange));
   return 1;
 }
 
 MEMBER(client_scheme) {
-  (void)box;
+  (void)object;
   return member_push_span(L, exchange->scheme);
 }
 
 MEMBER(client_protocol) {
-  (void)box;
+  (void)object;
   char text[16];
   const struct request_head *head = exchange->request;
   if (head->version_major >= 2) snprintf(text, sizeof text, "HTTP/%u", (unsigned)head->version_major);
@@ -132,31 +132,31 @@ MEMBER(client_tls) {
     lua_pushnil(L);
     return 1;
   }
-  return push_object(L, box, OBJECT_TLS);
+  return push_object(L, object, OBJECT_TLS);
 }
 
 MEMBER(tls_version) {
-  (void)box;
+  (void)object;
   const struct link_tls_info *tls = exchange_tls(exchange);
   lua_pushstring(L, tls ? tls->version : NULL);
   return 1;
 }
 
 MEMBER(tls_cipher) {
-  (void)box;
+  (void)object;
   const struct link_tls_info *tls = exchange_tls(exchange);
   lua_pushstring(L, tls ? tls->cipher : NULL);
   return 1;
 }
 
 MEMBER(tls_server_name) {
-  (void)box;
+  (void)object;
   const struct link_tls_info *tls = exchange_tls(exchange);
   return member_push_span(L, tls && tls->server_name.length ? tls->server_name : (struct span){NULL, 0});
 }
 
 MEMBER(tls_resumed) {
-  (void)box;
+  (void)object;
   const struct link_tls_info *tls = exchange_tls(exchange);
   lua_pushboolean(L, tls && tls->resumed);
   return 1;
@@ -165,50 +165,50 @@ MEMBER(tls_resumed) {
 /* Client certificates are not asked for yet: nobody has one. */
 MEMBER(tls_certificate) {
   (void)exchange;
-  (void)box;
+  (void)object;
   lua_pushnil(L);
   return 1;
 }
 
 MEMBER(listener_scheme) {
-  (void)box;
+  (void)object;
   return member_push_span(L, exchange_listener_scheme(exchange));
 }
 
 MEMBER(listener_port_number) {
-  (void)box;
+  (void)object;
   lua_pushinteger(L, exchange_listener_port(exchange));
   return 1;
 }
 
 MEMBER(request_method) {
-  (void)box;
+  (void)object;
   return member_push_span(L, exchange->request->method);
 }
 MEMBER(request_host) {
-  (void)box;
+  (void)object;
   return member_push_span(L, exchange->host_name.data ? exchange->host_name : SPAN(""));
 }
 MEMBER(request_path) {
-  (void)box;
+  (void)object;
   return member_push_span(L, exchange->uri.path);
 }
 MEMBER(request_query) {
-  (void)box;
+  (void)object;
   return member_push_span(L, exchange->uri.query);
 }
 MEMBER(request_uri) {
-  (void)box;
+  (void)object;
   return member_push_span(L, exchange->target);
 }
 MEMBER(request_id) {
-  (void)box;
+  (void)object;
   return member_push_span(L, exchange->request_id);
 }
 
 /* request:argument(name) -> decoded value of the first such query argument, or nil. */
 MEMBER(request_argument) {
-  (void)box;
+  (void)object;
   struct span name = check_span(L, 2, "exchange.request:argument", "name");
   struct span raw = uri_argument(exchange->uri.query, name);
   if (raw.data && (span_find(raw, '%') < raw.length || span_find(raw, '+') < raw.length)) raw = uri_unescape(raw, true, &exchange->arena);
@@ -216,7 +216,7 @@ MEMBER(request_argument) {
 }
 
 MEMBER(request_set_path) {
-  (void)box;
+  (void)object;
   static const char function[] = "exchange.request:set_path";
   struct span path = check_span(L, 2, function, "path");
   if (path.length == 0 || path.data[0] != '/') return luaL_error(L, "%s: the path does not begin with '/'", function);
@@ -230,7 +230,7 @@ MEMBER(request_set_path) {
 }
 
 MEMBER(request_set_query) {
-  (void)box;
+  (void)object;
   static const char function[] = "exchange.request:set_query";
   if (lua_isnoneornil(L, 2)) {
     exchange_set_query(exchange, (struct span){NULL, 0});
@@ -250,7 +250,7 @@ MEMBER(request_set_query) {
 }
 
 MEMBER(request_set_method) {
-  (void)box;
+  (void)object;
   static const char function[] = "exchange.request:set_method";
   struct span method = check_span(L, 2, function, "method");
   if (!header_name_is_valid(method) || method.length > 32) return luaL_error(L, "%s: not a method", function);
@@ -260,43 +260,31 @@ MEMBER(request_set_method) {
 
 /* ---- header lists: the request's or the response's, by the object's kind ---- */
 
-static struct headers *fields_of(struct exchange *exchange, const struct object_box *box) {
-  if (box->kind == OBJECT_REQUEST_HEADERS) return &exchange->request->headers;
+static struct headers *fields_of(struct exchange *exchange, const struct object *object) {
+  if (object->kind == OBJECT_REQUEST_HEADERS) return &exchange->request->headers;
   return exchange->response ? &exchange->response->headers : NULL;
 }
 
-static const char *fields_name(const struct object_box *box, const char *method, char out[64]) {
-  snprintf(out, 64, "exchange.%s.headers:%s", box->kind == OBJECT_REQUEST_HEADERS ? "request" : "response", method);
-  return out;
-}
+/* The functions' names in messages, by the object's kind. */
+#define FIELDS_NAME(object, method) ((object)->kind == OBJECT_REQUEST_HEADERS ? "exchange.request.headers:" method : "exchange.response.headers:" method)
 
-static struct headers *fields_checked(lua_State *L, struct exchange *exchange, const struct object_box *box) {
-  struct headers *headers = fields_of(exchange, box);
+static struct headers *fields_checked(lua_State *L, struct exchange *exchange, const struct object *object) {
+  struct headers *headers = fields_of(exchange, object);
   if (headers == NULL) luaL_error(L, "exchange.response.headers: there is no response");
   return headers;
 }
 
-static struct span field_name(lua_State *L, const struct object_box *box, const char *method) {
-  if (lua_type(L, 2) == LUA_TSTRING) {
-    struct span name;
-    name.data = lua_tolstring(L, 2, &name.length);
-    return name;
-  }
-  char function[64];
-  return check_span(L, 2, fields_name(box, method, function), "name");
-}
-
 MEMBER(fields_get) {
-  struct span name = field_name(L, box, "get");
-  const struct header *header = headers_find_name(fields_checked(L, exchange, box), name);
+  struct span name = check_span(L, 2, FIELDS_NAME(object, "get"), "name");
+  const struct header *header = headers_find_name(fields_checked(L, exchange, object), name);
   if (header) lua_pushlstring(L, header->value.data, header->value.length);
   else lua_pushnil(L);
   return 1;
 }
 
 MEMBER(fields_all) {
-  struct span name = field_name(L, box, "all");
-  const struct headers *headers = fields_checked(L, exchange, box);
+  struct span name = check_span(L, 2, FIELDS_NAME(object, "all"), "name");
+  const struct headers *headers = fields_checked(L, exchange, object);
   lua_newtable(L);
   int count = 0;
   for (const struct header *header = headers_next_name(headers, name, NULL); header; header = headers_next_name(headers, name, header)) {
@@ -308,9 +296,9 @@ MEMBER(fields_all) {
 
 /* Upvalues: the headers object, the next index. The object is asked again at each step: the exchange may be over by then. */
 static int each_next(lua_State *L) {
-  struct object_box *box = lua_touserdata(L, lua_upvalueindex(1));
-  if (box->part == NULL || box->part->exchange->generation != box->generation) return luaL_error(L, "headers:each: used too late, the exchange is over");
-  const struct headers *headers = fields_of(box->part->exchange, box);
+  struct object object;
+  exchange_objects_check(L, lua_upvalueindex(1), &object, "headers:each");
+  const struct headers *headers = fields_of(object.part->exchange, &object);
   unsigned i = (unsigned)lua_tointeger(L, lua_upvalueindex(2));
   while (headers && i < headers->count && headers->items[i].removed) i++;
   if (headers == NULL || i >= headers->count) return 0;
@@ -323,7 +311,7 @@ static int each_next(lua_State *L) {
 }
 
 MEMBER(fields_each) {
-  fields_checked(L, exchange, box);
+  fields_checked(L, exchange, object);
   lua_pushvalue(L, 1);
   lua_pushinteger(L, 0);
   lua_pushcclosure(L, each_next, 2);
@@ -351,10 +339,9 @@ static void add_field(lua_State *L, struct exchange *exchange, struct headers *h
   headers_add(headers, header_id_of(name), name, value);
 }
 
-static int write_fields(lua_State *L, struct exchange *exchange, struct object_box *box, bool is_set) {
-  char buffer[64];
-  const char *function = fields_name(box, is_set ? "set" : "add", buffer);
-  struct headers *headers = fields_checked(L, exchange, box);
+static int write_fields(lua_State *L, struct exchange *exchange, const struct object *object, bool is_set) {
+  const char *function = is_set ? FIELDS_NAME(object, "set") : FIELDS_NAME(object, "add");
+  struct headers *headers = fields_checked(L, exchange, object);
   struct span name = check_span(L, 2, function, "name");
   member_check_field(L, name, function);
   name = arena_span(&exchange->arena, name);
@@ -382,17 +369,16 @@ static int write_fields(lua_State *L, struct exchange *exchange, struct object_b
   return 0;
 }
 
-MEMBER(fields_set) { return write_fields(L, exchange, box, true); }
-MEMBER(fields_add) { return write_fields(L, exchange, box, false); }
+MEMBER(fields_set) { return write_fields(L, exchange, object, true); }
+MEMBER(fields_add) { return write_fields(L, exchange, object, false); }
 
 MEMBER(fields_remove) {
-  char buffer[64];
-  const char *function = fields_name(box, "remove", buffer);
+  const char *function = FIELDS_NAME(object, "remove");
   struct span name = check_span(L, 2, function, "name");
   member_check_field(L, name, function);
-  struct headers *headers = fields_checked(L, exchange, box);
+  struct headers *headers = fields_checked(L, exchange, object);
   enum header_id id = header_id_of(name);
-  if (headers_remove(headers, id, name) > 0 || box->kind != OBJECT_REQUEST_HEADERS || headers->count >= 4 * LIMIT_HEADER_FIELDS) return 0;
+  if (headers_remove(headers, id, name) > 0 || object->kind != OBJECT_REQUEST_HEADERS || headers->count >= 4 * LIMIT_HEADER_FIELDS) return 0;
   /* A mark for the trailers, which may not bring it in. */
   headers_add(headers, id, arena_span(&exchange->arena, name), (struct span){NULL, 0});
   headers->items[headers->count - 1].removed = true;
@@ -400,18 +386,18 @@ MEMBER(fields_remove) {
 }
 
 MEMBER(cookies_get) {
-  (void)box;
+  (void)object;
   struct span name = check_span(L, 2, "exchange.request.cookies:get", "name");
   return member_push_span(L, exchange_cookie(exchange, name));
 }
 
 MEMBER(variables_get) {
-  (void)box;
+  (void)object;
   return member_push_span(L, exchange_variable(exchange, check_span(L, 2, "exchange.variables:get", "name")));
 }
 
 MEMBER(variables_set) {
-  (void)box;
+  (void)object;
   static const char function[] = "exchange.variables:set";
   struct span name = check_span(L, 2, function, "name"), value = check_span(L, 3, function, "value");
   bool is_name = name.length > 0 && name.length <= 64;

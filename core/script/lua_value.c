@@ -157,7 +157,9 @@ static int template_expand_exchange(lua_State *L) {
     lua_pushlstring(L, value->source.data, value->source.length);
     return 1;
   }
-  struct exchange *exchange = exchange_objects_check(L, 2, "template:expand");
+  struct object object;
+  exchange_objects_check(L, 2, &object, "template:expand");
+  struct exchange *exchange = object.part->exchange;
   struct span text = template_expand(value->template, exchange_lookup, exchange, &exchange->arena);
   lua_pushlstring(L, text.data, text.length);
   return 1;

@@ -106,7 +106,7 @@ static int skip(lua_State *L, struct exchange *exchange, const char *why) {
 }
 
 /* exchange:mirror { url, or upstream with path, host, body } -> true | nil, why */
-int member_exchange_do_mirror(lua_State *L, struct exchange *exchange, struct object_box *box) {
+int member_exchange_do_mirror(lua_State *L, struct exchange *exchange, const struct object *object) {
   struct operation staged = {.magic = OPERATION_MAGIC, .kind = OPERATION_HTTP, .exchange = exchange, .timeout_ms = MIRROR_MS};
   struct span url, host = {NULL, 0}, body, path = SPAN("/");
   if (!lua_istable(L, 2)) return luaL_error(L, FUNCTION ": wants a table such as { url = \"http://name/path\" }");
@@ -136,7 +136,7 @@ int member_exchange_do_mirror(lua_State *L, struct exchange *exchange, struct ob
   char why[256];
   struct http_call *call = http_call_new(exchange->request->method, url, why, sizeof why);
   if (call == NULL) return skip(L, exchange, why);
-  call->is_guests = box->part->state->is_guest;
+  call->is_guests = object->part->state->is_guest;
   copy_fields(exchange, call, host);
   if (has_body || (has_own && body.length)) {
     call->has_body = true;

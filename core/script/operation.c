@@ -154,9 +154,9 @@ void operation_end_body(struct operation *operation) {
 }
 
 /* exchange.request:body { max = bytes, timeout = seconds } -> text | nil, "too large" or "timeout" or "no room" */
-int member_request_body(lua_State *L, struct exchange *exchange, struct object_box *box) {
+int member_request_body(lua_State *L, struct exchange *exchange, const struct object *object) {
   static const char function[] = "exchange.request:body";
-  (void)box;
+  (void)object;
   struct script_state *state = operation_check(L, function);
   if (state->running_exchange != exchange) return luaL_error(L, "%s: called on another request's exchange", function);
   uint64_t most = LIMIT_BODY_BUFFER_BYTES, timeout = OPERATION_TIMEOUT_MS;

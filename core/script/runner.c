@@ -394,11 +394,15 @@ static enum hook_result run_hook(struct script_worker *script, struct exchange *
   if (policy->hooks[phase] == LUA_NOREF) return HOOK_NEXT;
   lua_State *L = state->L;
   struct exchange_part *part = exchange_objects_part(state, exchange);
+  if (part == NULL) {
+    snprintf(error, error_size, "too many exchanges at once");
+    return HOOK_FAILED;
+  }
   part->answer = ANSWER_NONE;
   int top = lua_gettop(L);
   bool on_thread = WAITING_PHASES & 1u << phase;
   lua_rawgeti(L, LUA_REGISTRYINDEX, policy->hooks[phase]);
-  exchange_objects_push(L, STATE_OBJECTS, part, OBJECT_EXCHANGE);
+  exchange_objects_push(L, part, OBJECT_EXCHANGE);
   const struct hook_config *config = &host->configs[hook->config];
   if (!push_decoded(script, host, hook->config, config->packed, config, state, set_serial, error, error_size)) {
     lua_settop(L, top);
@@ -431,8 +435,13 @@ static bool run_body_filter(struct script_worker *script, struct exchange *excha
   int top = lua_gettop(L);
   bool is_good = false;
   if (policy->hooks[HOOK_BODY_FILTER] == LUA_NOREF) return true;
+  struct exchange_part *part = exchange_objects_part(state, exchange);
+  if (part == NULL) {
+    snprintf(error, error_size, "too many exchanges at once");
+    return false;
+  }
   lua_rawgeti(L, LUA_REGISTRYINDEX, policy->hooks[HOOK_BODY_FILTER]);
-  exchange_objects_push(L, STATE_OBJECTS, exchange_objects_part(state, exchange), OBJECT_EXCHANGE);
+  exchange_objects_push(L, part, OBJECT_EXCHANGE);
   if (push_decoded(script, host, hook->config, config->packed, config, state, set_serial, error, error_size)) {
     lua_pushlstring(L, data->length ? data->data : "", data->length);
     lua_pushboolean(L, is_last);

@@ -113,14 +113,20 @@ static int message_handler(lua_State *L) {
   return 1;
 }
 
+static void free_record(struct script_state *state) {
+  free(state->slots);
+  free(state->free_slots);
+  free(state->endpoints);
+  free(state->owner);
+  free(state);
+}
+
 static int release_record(lua_State *L) {
   struct script_state **box = lua_touserdata(L, 1);
   struct script_state *state = *box;
   if (state == NULL) return 0;
   *box = NULL;
-  free(state->free_slots);
-  free(state->owner);
-  free(state);
+  free_record(state);
   return 0;
 }
 
@@ -130,7 +136,7 @@ static struct script_state *record_new(const char *owner, struct log *log) {
   state->magic = STATE_MAGIC;
   state->owner = strdup(owner);
   state->log = log;
-  state->objects = LUA_NOREF;
+  state->contexts = LUA_NOREF;
   return state;
 }
 
@@ -351,10 +357,8 @@ void state_free(struct script_state *state) {
   lua_close(state->L);
   if (state->passwords) dict_release(state->passwords);
   free(state->policies);
-  free(state->free_slots);
-  free(state->owner);
   state->magic = 0;
-  free(state);
+  free_record(state);
 }
 
 int state_find_policy(const struct script_state *state, struct span name) {

@@ -35,9 +35,9 @@
 #define STATE_LATE_NS 1000000          /* so long between two looks is not the work of instructions */
 #define STATE_C_STACK_MAX (256u << 10) /* of calls from C into a policy and back, within one call of ours */
 
-/* The bottom of a state's stack, for good: the message handler; in workers' states the objects table (exchange_objects.c). */
+/* The bottom of a state's stack, for good: the message handler; in workers' states the table of contexts (exchange_objects.c). */
 #define STATE_HANDLER 1
-#define STATE_OBJECTS 2
+#define STATE_CONTEXTS 2
 
 /* A loaded policy: registry references of its hooks, LUA_NOREF where it has none. */
 struct state_policy {
@@ -55,7 +55,14 @@ struct state_thread {
 };
 #define STATE_THREADS_KEPT 64
 
+/* Where an exchange is, as its handles name it. */
+struct object_slot {
+  struct exchange_part *part; /* NULL: nobody has it */
+  uint32_t serial;            /* of who has it, or had it last */
+};
+
 struct exchange;
+struct object_endpoint;
 struct script_state {
   uint32_t magic;
   lua_State *L;
@@ -91,10 +98,15 @@ struct script_state {
   struct state_thread free_threads[STATE_THREADS_KEPT];
   unsigned free_thread_count;
   uint64_t run; /* changes with every hook: what must not outlive one remembers it */
-  /* exchange objects: a table in the registry with SLOT_SIZE entries a slot (exchange_objects.c) */
-  int objects;
-  int *free_slots;
-  unsigned free_count, free_capacity, slot_count;
+  /* exchange objects (exchange_objects.c) */
+  int contexts; /* registry: ctx of exchanges, by slot; LUA_NOREF until it is open */
+  struct object_slot *slots;
+  uint32_t *free_slots;
+  uint32_t slot_count, slot_capacity, free_count;
+  uint64_t slot_serial;
+  struct object_endpoint *endpoints; /* that the hook of endpoints_run got */
+  uint32_t endpoint_count, endpoint_capacity;
+  uint64_t endpoints_run;
   int handler; /* registry: the message handler */
 };
 
