@@ -17,15 +17,6 @@ local FOR_CATCH_ALL = {
 
 local REWRITE_HOOKS = { "rewrite", "access", "balancer", "header_filter", "body_filter", "log" }
 
---- Does the policy want this hook on the route? attach may choose some of them.
-local function is_chosen(result, hook)
-  if not result.hooks then return true end
-  for _, name in ipairs(result.hooks) do
-    if name == hook then return true end
-  end
-  return false
-end
-
 ---@class HostInput
 ---@field name string
 ---@field ingresses table[] ours, oldest first
@@ -135,8 +126,14 @@ local function refuse(input, made, result, ingress)
   if input.has_stood(ingress) then made.closed[ingress] = made.closed[ingress] or result.rejected end
 end
 
-local function raw_config(result)
-  return native.raw(result.config)
+--- Puts the policy's hook on the host or route, if attach did not leave it out, with the condition that it gave.
+local function add_hook(list, policy, result, hook)
+  local choice = true
+  if result.hooks then choice = result.hooks[hook] end
+  if not (result.config and policy.hooks[hook] and choice) then return list end
+  list = list or array {}
+  list[#list + 1] = { policy = policy.name, config = native.raw(result.config), when = choice ~= true and native.raw(choice) or nil }
+  return list
 end
 
 local function attach_host(input, made, question)
@@ -150,7 +147,7 @@ local function attach_host(input, made, question)
       add_findings(made, result, input.ingresses[1])
       body.denied = body.denied or first_denial(result)
       if result.rejected then refuse(input, made, result, input.ingresses[1]) end
-      if result.config and policy.hooks.server_rewrite then body.hooks[#body.hooks + 1] = { policy = policy.name, config = raw_config(result) } end
+      add_hook(body.hooks, policy, result, "server_rewrite")
       for _, name in ipairs(result.aliases or {}) do made.aliases[#made.aliases + 1] = name:lower() end
       for _, name in ipairs(result.redirect_hosts or {}) do made.redirect_hosts[#made.redirect_hosts + 1] = name:lower() end
       for name, value in pairs(result.set or {}) do made.set[name] = value end
@@ -183,7 +180,9 @@ end
 
 local function copy_edits(list, into)
   for _, edit in ipairs(list or {}) do
-    into[#into + 1] = { kind = edit.kind, name = edit.name, value = edit.value, when = edit.when or "always" }
+    into[#into + 1] = {
+      kind = edit.kind, name = edit.name, value = edit.value, when = edit.when or "always", condition = edit.condition and native.raw(edit.condition),
+    }
   end
 end
 
@@ -260,14 +259,7 @@ local function attach_route(input, made, route)
       if result.rejected then refuse(input, made, result, ingress) end
       for name, value in pairs(result.set or {}) do body.settings[name] = value end
       copy_edits(result.edits, body.edits)
-      if result.config then
-        for _, hook in ipairs(REWRITE_HOOKS) do
-          if policy.hooks[hook] and is_chosen(result, hook) then
-            body.hooks[hook] = body.hooks[hook] or array {}
-            body.hooks[hook][#body.hooks[hook] + 1] = { policy = policy.name, config = raw_config(result) }
-          end
-        end
-      end
+      for _, hook in ipairs(REWRITE_HOOKS) do body.hooks[hook] = add_hook(body.hooks[hook], policy, result, hook) end
       for _, other in ipairs(result.services or {}) do use_upstream(made, other.namespace, other.service, other.port) end
     end
   end

@@ -21,14 +21,20 @@ function policy.attach(_, annotations, settings)
   local allowed, denied, blocked = annotations["allowlist-source-range"], annotations["denylist-source-range"], settings["block-cidrs"]
   if not (allowed or denied or blocked) then return end
   local hooks = {}
-  if blocked then hooks[1] = "rewrite" end
-  if allowed or denied then hooks[#hooks + 1] = "access" end
-  return { allowed = allowed, denied = denied, blocked = blocked }, hooks
+  if blocked then hooks.rewrite = { client_in = blocked } end
+  if allowed and denied then
+    hooks.access = true
+  elseif allowed then
+    hooks.access = { client_not_in = allowed, otherwise = "allow" }
+  elseif denied then
+    hooks.access = { client_in = denied }
+  end
+  return { allowed = allowed, denied = denied }, hooks
 end
 
 -- The controller's own list admits nobody else's opinion.
-function policy.rewrite(exchange, config)
-  if config.blocked and config.blocked:contains(exchange.client.ip) then return exchange:deny(403, "the address is in block-cidrs") end
+function policy.rewrite(exchange)
+  return exchange:deny(403, "the address is in block-cidrs")
 end
 
 function policy.access(exchange, config)

@@ -54,6 +54,9 @@ local policy = {
   },
 }
 
+-- The variable that says that the answer gives a cookie.
+local IS_NEW = "affinity_is_new"
+
 --- The second half of the cookie, as ingress-nginx writes it.
 local function upstream_key(name)
   local md5 = moongate.hash.md5
@@ -100,10 +103,9 @@ function policy.attach(route, annotations)
     changes_on_failure = annotations["session-cookie-change-on-failure"],
     keys = keys,
   }
-  local hooks = { "balancer" }
-  if config.sides then hooks[2] = "access" end
+  local hooks = { balancer = true, access = config.sides and true or nil }
   if not asks_itself(route) then return config, hooks end
-  hooks[#hooks + 1] = "header_filter"
+  hooks.header_filter = { variable = IS_NEW, source = "upstream" }
   config.gives_cookie = true
   config.path = cookie_path(route, annotations)
   config.domain = annotations["session-cookie-domain"]
@@ -159,21 +161,21 @@ local function may_stay(endpoint, attempt, config)
 end
 
 function policy.balancer(exchange, config)
-  local upstream, ctx = exchange.upstream, exchange.ctx
+  local upstream = exchange.upstream
   local name = upstream.name
   if not name or upstream.fallback or config.legacy[name] then return end
-  local key = session_of(exchange, config, name)
+  local key, attempt = session_of(exchange, config, name), upstream.attempt
   if key then
     local endpoint = find(upstream, config, key)
-    if may_stay(endpoint, upstream.attempt, config) then
-      ctx.is_new = false
+    if may_stay(endpoint, attempt, config) then
+      if attempt > 1 then exchange.variables:set(IS_NEW, "") end
       return upstream:choose(endpoint)
     end
   end
   if not config.gives_cookie then return end
-  ctx.is_new = true
+  exchange.variables:set(IS_NEW, "1")
   if config.uses_ring then
-    local endpoint
+    local ctx, endpoint = exchange.ctx, nil
     ctx.ring_key, endpoint = draw(upstream)
     if endpoint then upstream:choose(endpoint) end
   end
@@ -194,12 +196,10 @@ local function misreads_none(agent)
 end
 
 function policy.header_filter(exchange, config)
-  local ctx = exchange.ctx
-  if not ctx.is_new or exchange.response.source ~= "upstream" then return end
   local upstream = exchange.upstream
   local endpoint = upstream.endpoint
   if not endpoint then return end
-  local key = ctx.ring_key
+  local key = exchange.ctx.ring_key
   if not key then
     key = config.hash == "sha1" and endpoint.key_sha1 or config.hash == "index" and endpoint.index or endpoint.key_md5
   end

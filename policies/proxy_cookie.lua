@@ -28,7 +28,9 @@ function policy.attach(route, annotations)
   local domain = plain_pair(route, "proxy-cookie-domain", annotations["proxy-cookie-domain"])
   local path = plain_pair(route, "proxy-cookie-path", annotations["proxy-cookie-path"])
   if domain then domain = { from = domain.from:gsub("^%.", ""):lower(), to = domain.to } end
-  if domain or path then return { domain = domain, path = path } end
+  if domain or path then
+    return { domain = domain, path = path }, { header_filter = { response_header = "Set-Cookie", source = "upstream" } }
+  end
 end
 
 local function change(attribute, config)
@@ -42,15 +44,13 @@ local function change(attribute, config)
 end
 
 function policy.header_filter(exchange, config)
-  local response = exchange.response
-  if response.source ~= "upstream" then return end
-  local cookies = response.headers:all("Set-Cookie")
-  if #cookies == 0 then return end
+  local headers = exchange.response.headers
+  local cookies = headers:all("Set-Cookie")
   for i = 1, #cookies do
     local pair, rest = cookies[i]:match("^([^;]*)(.*)$")
     cookies[i] = pair .. rest:gsub(";([^;]*)", function(attribute) return ";" .. change(attribute, config) end)
   end
-  response.headers:set("Set-Cookie", cookies)
+  headers:set("Set-Cookie", cookies)
 end
 
 return policy

@@ -43,7 +43,7 @@ function policy.attach_host(host, annotations)
     end
     if is_regex then host:set("regex", true) end
   end
-  if annotations["app-root"] then return { app_root = annotations["app-root"] } end
+  if annotations["app-root"] then return { app_root = annotations["app-root"] }, { server_rewrite = { path = "/" } } end
 end
 
 function policy.attach(route, annotations)
@@ -64,9 +64,7 @@ end
 
 --- The start page: before any route is looked for, hence ahead of redirects to HTTPS.
 function policy.server_rewrite(exchange, config)
-  local request = exchange.request
-  if request.path ~= "/" then return end
-  local host = request.headers:get("Host") or exchange.host_name
+  local host = exchange.request.headers:get("Host") or exchange.host_name
   return exchange:redirect(302, exchange.listener.scheme .. "://" .. host .. config.app_root)
 end
 

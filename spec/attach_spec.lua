@@ -131,13 +131,14 @@ describe("which policies attach", function()
       return driver_of(made):attach_route(route_input { ["a-number"] = "3" }).trial
     end
     assert.is_nil(attached({ number = 1 }).hooks)
-    assert.same({ "log" }, attached({ number = 1 }, { "log" }).hooks)
+    assert.same({ log = true }, attached({ number = 1 }, { "log" }).hooks)
+    assert.same({ log = true }, attached({ number = 1 }, { log = true }).hooks)
     assert.same({}, attached({ number = 1 }, {}).hooks)
     for _, case in ipairs {
-      { { "rewrite" }, "trial: attach chose a hook that the policy does not have: rewrite" },
-      { { "attach" }, "trial: attach chose a hook that the policy does not have: attach" },
-      { { false }, "trial: attach chose a hook that the policy does not have: false" },
-      { "log", "trial: attach returned a string after its config, not a list of hooks" },
+      { { "rewrite" }, "trial: attach chose a hook that the policy does not have there: rewrite" },
+      { { "attach" }, "trial: attach chose a hook that the policy does not have there: attach" },
+      { { false }, "trial: attach chose a hook that the policy does not have there: false" },
+      { "log", "trial: attach returned a string after its config, not its hooks" },
     } do
       local result = attached({ number = 1 }, case[1])
       assert.is_nil(result.config)

@@ -1,6 +1,7 @@
 /* Response head: see response_head.h. Fixed edits are the settings' (add-headers), then the route's; Server goes, or is ours, unless the operator wants it. */
 #include "proxy/response_head.h"
 
+#include "proxy/conditions.h"
 #include "proxy/worker.h"
 
 static bool is_success(int status) {
@@ -23,11 +24,16 @@ static bool is_success(int status) {
 
 static void apply(struct exchange *exchange, const struct fixed_edit *edits, unsigned count) {
   struct headers *headers = &exchange->response->headers;
+  const struct condition *asked = NULL; /* neighbours often share one */
+  bool holds = true;
   for (unsigned i = 0; i < count; i++) {
     const struct fixed_edit *edit = &edits[i];
     if (edit->kind < EDIT_SET_RESPONSE) continue;
     if (edit->when == EDIT_SUCCESS && !is_success(exchange->response->status)) continue;
     if (edit->when == EDIT_HTTPS && !span_equal(exchange->scheme, SPAN("https"))) continue;
+    if (edit->condition != asked) holds = edit->condition == NULL || conditions_check(exchange, edit->condition) == CONDITION_HOLDS;
+    asked = edit->condition;
+    if (!holds) continue;
     enum header_id id = header_id_of(edit->name);
     struct span value = edit->value ? template_expand(edit->value, exchange_lookup, exchange, &exchange->arena) : (struct span){NULL, 0};
     if (edit->kind == EDIT_REMOVE_RESPONSE) {

@@ -32,11 +32,11 @@ static bool has_line_break(struct span text) {
   return span_find(text, '\r') < text.length || span_find(text, '\n') < text.length || span_find(text, '\0') < text.length;
 }
 
-static bool read_edit(struct arena *arena, struct span item, struct fixed_edit *edit, struct body_error error) {
-  struct span kind = {0}, name = {0}, value = {0}, when = SPAN("always");
+static bool read_edit(struct arena *arena, struct span item, const struct edit_conditions *conditions, struct fixed_edit *edit, struct body_error error) {
+  struct span kind = {0}, name = {0}, value = {0}, when = SPAN("always"), condition;
   char message[200];
   if (!body_text(item, "kind", &kind, error) || !body_text(item, "name", &name, error) || !body_text(item, "value", &value, error) ||
-      !body_text(item, "when", &when, error))
+      !body_text(item, "when", &when, error) || !body_map(item, "condition", &condition, error))
     return false;
   int which = word_index(kind, kinds, sizeof kinds / sizeof *kinds);
   if (which < 0) return body_fail(error, "kind: \"%.*s\" is no kind of edit", (int)(kind.length > 40 ? 40 : kind.length), kind.data ? kind.data : "");
@@ -44,6 +44,8 @@ static bool read_edit(struct arena *arena, struct span item, struct fixed_edit *
   which = word_index(when, whens, sizeof whens / sizeof *whens);
   if (which < 0) return body_fail(error, "when: is not always, success or https");
   edit->when = (enum edit_when)which;
+  if (condition.length && (!conditions || edit->kind < EDIT_SET_RESPONSE)) return body_fail(error, "condition: only response edits of routes have one");
+  if (condition.length && !(edit->condition = conditions->read(conditions->context, condition))) return body_within(error, "condition.");
   if (!is_header_name(name)) return body_fail(error, "name: is not a header name");
   edit->name = name;
   if (edit->kind == EDIT_REMOVE_REQUEST || edit->kind == EDIT_REMOVE_RESPONSE) return true;
@@ -54,7 +56,8 @@ static bool read_edit(struct arena *arena, struct span item, struct fixed_edit *
   return true;
 }
 
-bool edit_read_list(struct arena *arena, struct span map, struct fixed_edit **edits, unsigned *count, struct body_error error) {
+bool edit_read_list(struct arena *arena, struct span map, const struct edit_conditions *conditions, struct fixed_edit **edits, unsigned *count,
+                    struct body_error error) {
   struct pack_reader reader;
   uint32_t number;
   *edits = NULL;
@@ -65,7 +68,7 @@ bool edit_read_list(struct arena *arena, struct span map, struct fixed_edit **ed
   for (uint32_t i = 0; i < number; i++) {
     struct span item;
     if (!body_item(&reader, "edits", i, &item, error)) return false;
-    if (!read_edit(arena, item, &list[i], error)) return body_within(error, "edits[%u].", (unsigned)i);
+    if (!read_edit(arena, item, conditions, &list[i], error)) return body_within(error, "edits[%u].", (unsigned)i);
   }
   *edits = list;
   *count = number;

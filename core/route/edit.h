@@ -6,7 +6,13 @@
 #include "route/body.h"
 #include "route/host.h"
 
-/* Reads the array `edits` of `map` into `arena`, which also frees the templates. Names point into `map`'s bytes. */
-bool edit_read_list(struct arena *arena, struct span map, struct fixed_edit **edits, unsigned *count, struct body_error error);
+/* Where edits get their conditions; NULL with a message. */
+struct edit_conditions {
+  const struct condition *(*read)(void *context, struct span packed);
+  void *context;
+};
+/* Reads the array `edits` of `map` into `arena`, which also frees the templates. Names point into `map`'s bytes. `conditions`: NULL where edits have none. */
+bool edit_read_list(struct arena *arena, struct span map, const struct edit_conditions *conditions, struct fixed_edit **edits, unsigned *count,
+                    struct body_error error);
 
 #endif

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/hashmap.h"
 #include "route/body.h"
+#include "route/condition.h"
 #include "route/edit.h"
 #include "route/router.h"
 #include "route/upstream.h"
@@ -21,6 +22,7 @@ struct making {
   const struct host_resolver *resolver;
   struct hashmap configs; /* packed bytes to index + 1 */
   struct hashmap values;  /* kind and source to struct value */
+  struct hashmap conditions;
   unsigned config_room, named_room;
   struct body_error error;
 };
@@ -120,6 +122,19 @@ static bool add_config(struct making *making, struct span packed, uint32_t *inde
   return true;
 }
 
+static struct value *get_condition_value(void *making, int kind, struct span source) { return get_value(making, kind, source); }
+
+/* One condition per packed form in a host. */
+static const struct condition *read_condition(void *context, struct span packed) {
+  struct making *making = context;
+  const struct condition *known = hashmap_get(&making->conditions, packed);
+  if (known) return known;
+  const struct condition_values values = {get_condition_value, making};
+  const struct condition *condition = condition_read(&making->host->unit.arena, packed, &values, making->error);
+  if (condition) hashmap_put(&making->conditions, packed, (void *)condition);
+  return condition;
+}
+
 static const char nil_byte[] = "\xc0"; /* an absent config is nil */
 
 static bool read_hooks(struct making *making, struct span map, const char *key, struct hook **hooks, unsigned *count) {
@@ -129,9 +144,11 @@ static bool read_hooks(struct making *making, struct span map, const char *key, 
   if (number == 0) return true;
   struct hook *list = arena_zalloc(&making->host->unit.arena, number * sizeof *list);
   for (uint32_t i = 0; i < number; i++) {
-    struct span item, policy = {0}, config = {nil_byte, 1};
+    struct span item, policy = {0}, config = {nil_byte, 1}, when;
     if (!body_item(&reader, key, i, &item, making->error)) return false;
-    if (!body_text(item, "policy", &policy, making->error)) return body_within(making->error, "%s[%u].", key, (unsigned)i);
+    if (!body_text(item, "policy", &policy, making->error) || !body_map(item, "when", &when, making->error) ||
+        (when.length && !(list[i].when = read_condition(making, when))))
+      return body_within(making->error, "%s[%u].", key, (unsigned)i);
     pack_find(item, "config", &config);
     list[i].policy = policy.length ? making->resolver->policy(making->resolver->context, policy) : UINT32_MAX;
     if (list[i].policy == UINT32_MAX) {
@@ -246,9 +263,10 @@ static void count_traffic(struct making *making, struct route *route) {
 
 static bool read_route(struct making *making, struct span map, struct route *route) {
   struct span hooks;
+  const struct edit_conditions conditions = {read_condition, making};
   if (!read_path(making, map, route) || !read_source(making, map, route) || !read_upstreams(making, map, route) ||
       !body_flag(map, "default_backend", &route->is_default_backend, making->error) || !body_text(map, "denied", &route->denied, making->error) ||
-      !read_settings(making, map, route) || !edit_read_list(&making->host->unit.arena, map, &route->edits, &route->edit_count, making->error) ||
+      !read_settings(making, map, route) || !edit_read_list(&making->host->unit.arena, map, &conditions, &route->edits, &route->edit_count, making->error) ||
       !body_map(map, "facts", &route->facts, making->error) || !body_map(map, "hooks", &hooks, making->error))
     return false;
   count_traffic(making, route);
@@ -300,9 +318,11 @@ struct host *host_new(struct span name, struct span body, const struct host_reso
   struct making making = {.host = host, .resolver = resolver, .error = {error, error_size}};
   hashmap_init(&making.configs);
   hashmap_init(&making.values);
+  hashmap_init(&making.conditions);
   bool is_good = read_host(&making, body);
   hashmap_free(&making.configs);
   hashmap_free(&making.values);
+  hashmap_free(&making.conditions);
   if (is_good) {
     router_build(host);
     return host;

@@ -29,9 +29,12 @@ enum hook_phase {
 enum edit_kind { EDIT_SET_REQUEST = 0, EDIT_REMOVE_REQUEST = 1, EDIT_SET_RESPONSE = 2, EDIT_ADD_RESPONSE = 3, EDIT_REMOVE_RESPONSE = 4 };
 enum edit_when { EDIT_ALWAYS = 0, EDIT_SUCCESS = 1 /* nginx's add_header list: 200 201 204 206 301 302 303 304 307 308 */, EDIT_HTTPS = 2 };
 
+struct condition; /* route/condition.h */
+
 struct fixed_edit {
   enum edit_kind kind;
   enum edit_when when;
+  const struct condition *condition; /* NULL: none; of response edits of routes only */
   uint16_t header_id; /* 0: unused here; see name */
   struct span name;
   struct text_template *value; /* NULL for removals; owned by the unit */
@@ -39,8 +42,9 @@ struct fixed_edit {
 
 /* One policy on one route (or host, for server_rewrite). */
 struct hook {
-  uint32_t policy; /* slot in the policy set: stable across sets for one name */
-  uint32_t config; /* index in host->configs */
+  uint32_t policy;              /* slot in the policy set: stable across sets for one name */
+  uint32_t config;              /* index in host->configs */
+  const struct condition *when; /* NULL: always */
 };
 
 /* A packed config: decoded by a worker at first use. */

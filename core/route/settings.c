@@ -72,7 +72,7 @@ struct settings *settings_new(struct span body, char *error, size_t error_size) 
   struct settings *settings = new_with_defaults();
   body = span_make(arena_copy(&settings->unit.arena, body.data, body.length), body.length);
   if (!body_is_map(body, where) || !read_fields(settings, body, where) || !compile(settings, where) ||
-      !edit_read_list(&settings->unit.arena, body, &settings->edits, &settings->edit_count, where)) {
+      !edit_read_list(&settings->unit.arena, body, NULL, &settings->edits, &settings->edit_count, where)) {
     release(&settings->unit);
     return NULL;
   }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "proxy/conditions.h"
 #include "proxy/replace.h"
 #include "proxy/reply.h"
 #include "proxy/worker.h"
@@ -498,6 +499,12 @@ static bool is_last_guard(const struct script_worker *script, const struct polic
   return true;
 }
 
+/* A hook whose condition does not hold has nothing to say, but for a guard that admits everybody else. */
+static enum hook_result passed_over(struct exchange *exchange, const struct hook *hook) {
+  if (hook->when->otherwise_allows) exchange->guards |= GUARD_ALLOWS;
+  return HOOK_NEXT;
+}
+
 static enum hook_result run(void *self, struct exchange *exchange, enum hook_phase phase) {
   struct script_worker *script = self;
   must(script->magic == SCRIPT_WORKER_MAGIC && exchange->magic == EXCHANGE_MAGIC);
@@ -517,8 +524,10 @@ static enum hook_result run(void *self, struct exchange *exchange, enum hook_pha
     bool guards = phase == HOOK_ACCESS && is_guard(script, set, &hooks[i]);
     if (guards && guards_are_done(exchange)) continue;
     exchange->guards &= (unsigned char)~GUARD_ALLOWS;
-    enum hook_result result = exchange->wait ? continue_hook(script, exchange, entry, error, sizeof error)
-                                             : run_hook(script, exchange, host, &hooks[i], phase, entry, set->serial, error, sizeof error);
+    enum hook_result result;
+    if (exchange->wait) result = continue_hook(script, exchange, entry, error, sizeof error);
+    else if (hooks[i].when && conditions_check(exchange, hooks[i].when) == CONDITION_FAILS) result = passed_over(exchange, &hooks[i]);
+    else result = run_hook(script, exchange, host, &hooks[i], phase, entry, set->serial, error, sizeof error);
     if (result == HOOK_WAIT) {
       exchange->hook_index = i;
       return HOOK_WAIT;

@@ -9,10 +9,11 @@
 -- Inputs, results and descriptions are plain data (the `config` of a result is packed already), so that only bytes need to cross.
 -- Safe in guest states: nothing here is reachable from a policy but the objects of objects.lua.
 local core = require "moongate.core"
+local conditions = require "moongate.conditions"
 local objects = require "moongate.objects"
 local schema = require "moongate.schema"
 
-local find, gsub, lower = string.find, string.gsub, string.lower
+local find, format, gsub, lower = string.find, string.format, string.gsub, string.lower
 local concat, insert, remove, sort = table.concat, table.insert, table.remove, table.sort
 
 local attach = {}
@@ -367,15 +368,22 @@ local function error_text(entry, problem)
   return entry.name .. ": " .. gsub(text, "%s+$", "")
 end
 
---- The hooks that attach chose, as a list that can cross; an error where one is not there.
-local function chosen_hooks(entry, names)
-  if type(names) ~= "table" then return nil, "attach returned a " .. type(names) .. " after its config, not a list of hooks" end
-  local list = core.array {}
-  for i, name in ipairs(plain(names, 8)) do
-    if not HOOK[name] or not entry.policy[name] then return nil, "attach chose a hook that the policy does not have: " .. tostring(name) end
-    list[i] = name
+--- The hooks that attach chose: name to true, or to the condition as it crosses; or nil and an error.
+local function chosen_hooks(entry, method, choice)
+  if type(choice) ~= "table" then return nil, method .. " returned a " .. type(choice) .. " after its config, not its hooks" end
+  local hooks = {}
+  for name, condition in pairs(choice) do
+    if type(name) == "number" then name, condition = condition, true end
+    local is_here = HOOK[name] and entry.policy[name] and (name == "server_rewrite") == (method == "attach_host")
+    if not is_here then return nil, method .. " chose a hook that the policy does not have there: " .. tostring(name) end
+    hooks[name] = condition
+    if condition ~= true then
+      local packed, complaint = conditions.pack(condition, name, entry.guard)
+      if not packed then return nil, format("the condition that %s gave for %s %s", method, name, complaint) end
+      hooks[name] = packed
+    end
   end
-  return list
+  return hooks
 end
 
 --- Runs attach or attach_host into `result`: packs the config, or reports the error. In guests pcall renews the budget, so that each policy has its own.
@@ -395,8 +403,8 @@ local function run(entry, method, object, input, result)
     problem = error_text(entry, config)
   elseif config ~= nil and config ~= false then
     local packed, complaint = core.pack.encode(config)
-    if hooks ~= nil and packed and input.route then
-      result.hooks, complaint = chosen_hooks(entry, hooks)
+    if hooks ~= nil and packed then
+      result.hooks, complaint = chosen_hooks(entry, method, hooks)
       packed = result.hooks and packed
       if not packed then problem = entry.name .. ": " .. complaint end
     end

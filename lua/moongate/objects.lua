@@ -1,6 +1,7 @@
 --- What attach_host and attach get as their first argument: `host` and `route`. They collect into a result, see attach.lua.
 -- The state behind an object is in a weak table of this file: a policy sees facts and methods, nothing else.
 local core = require "moongate.core"
+local conditions = require "moongate.conditions"
 local schema = require "moongate.schema"
 
 local find, format, lower, match = string.find, string.format, string.lower, string.match
@@ -255,9 +256,17 @@ local function edit(route, method, kind, name, value, when)
     text, complaint = template_text(value)
     if not text then error(method .. ": " .. name .. " is given " .. complaint, 3) end
   end
-  if when ~= nil and not WHEN[when] then error(method .. ": '" .. schema.show(when) .. "' is none of always, success, https", 3) end
+  local condition
+  if type(when) == "table" then
+    local complaint
+    condition, complaint = conditions.pack(when, "edit")
+    if not condition then error(method .. ": the condition of " .. name .. " " .. complaint, 3) end
+    when = "always"
+  elseif when ~= nil and not WHEN[when] then
+    error(method .. ": '" .. schema.show(when) .. "' is none of always, success, https, or a condition", 3)
+  end
   local edits = state.result.edits
-  edits[#edits + 1] = { kind = kind, name = name, value = text, when = when }
+  edits[#edits + 1] = { kind = kind, name = name, value = text, when = when, condition = condition }
 end
 
 local function need_value(method, value)

@@ -259,8 +259,19 @@ local function upstream_body(namespace, service, port, endpoints)
   return { namespace = namespace, service = service, port = port, missing = false, endpoints = core.array(list) }
 end
 
-local function hook_of(policy, result)
-  return { policy = policy.description.name, config = core.pack.decode(result.config) }
+--- Adds the policy's hook, if attach did not leave it out, with the condition that it gave.
+local function add_hook(list, policy, result, hook)
+  local choice = true
+  if result.hooks then choice = result.hooks[hook] end
+  if not (list and result.config and choice) then return end
+  local condition = choice ~= true and core.pack.decode(choice) or nil
+  list[#list + 1] = { policy = policy.description.name, config = core.pack.decode(result.config), when = condition }
+end
+
+local function edit_of(edit)
+  return {
+    kind = edit.kind, name = edit.name, value = edit.value, when = edit.when, condition = edit.condition and core.pack.decode(edit.condition),
+  }
 end
 
 local function denied_by(results)
@@ -293,7 +304,7 @@ local function build(route, spec)
       host_results[#host_results + 1] = policy.host
       for name, value in pairs(policy.host.set) do route.host_set[name] = value end
       for _, hook in ipairs(described.hooks) do
-        if hook == "server_rewrite" and policy.host.config then table.insert(host.hooks, hook_of(policy, policy.host)) end
+        if hook == "server_rewrite" then add_hook(host.hooks, policy, policy.host, hook) end
       end
       for kind, is_redirect in pairs { aliases = false, redirect_hosts = true } do
         for _, name in ipairs(policy.host[kind]) do
@@ -304,10 +315,8 @@ local function build(route, spec)
     if policy.route then
       results[#results + 1] = policy.route
       for name, value in pairs(policy.route.set) do body.settings[name] = value end
-      for _, edit in ipairs(policy.route.edits) do table.insert(body.edits, edit) end
-      for _, hook in ipairs(policy.route.hooks or described.hooks) do
-        if hooks[hook] and policy.route.config then table.insert(hooks[hook], hook_of(policy, policy.route)) end
-      end
+      for _, edit in ipairs(policy.route.edits) do table.insert(body.edits, edit_of(edit)) end
+      for _, hook in ipairs(described.hooks) do add_hook(hooks[hook], policy, policy.route, hook) end
     end
   end
   host.regex = route.host_set.regex or false
