@@ -57,10 +57,10 @@ local policy = {
 -- The variable that says that the answer gives a cookie.
 local IS_NEW = "affinity_is_new"
 
---- The second half of the cookie, as ingress-nginx writes it.
-local function upstream_key(name)
+--- What the cookie has after the endpoint's key, as ingress-nginx writes it.
+local function ending_of(name)
   local md5 = moongate.hash.md5
-  return md5(md5(name) .. name)
+  return "|" .. md5(md5(name) .. name)
 end
 
 --- Does the route's own Ingress ask for affinity, or only another one of the upstream?
@@ -84,14 +84,14 @@ end
 function policy.attach(route, annotations)
   if annotations["affinity"] ~= "cookie" then return end
   route:set("balancer", "round_robin") -- a session wins over upstream-hash-by and load-balance, its first endpoint too
-  local keys, sides, legacy = {}, {}, {}
-  for _, upstream in ipairs(route.upstreams) do keys[upstream.name], sides[#sides + 1] = upstream_key(upstream.name), upstream.name end
+  local endings, sides, legacy = {}, {}, {}
+  for _, upstream in ipairs(route.upstreams) do endings[upstream.name], sides[#sides + 1] = ending_of(upstream.name), upstream.name end
   for _, alternative in ipairs(route.alternatives) do
     local name = alternative.upstream.name
     if alternative.annotations["affinity-canary-behavior"] == "legacy" then
       legacy[name] = true
     else
-      keys[name], sides[#sides + 1] = upstream_key(name), name
+      endings[name], sides[#sides + 1] = ending_of(name), name
     end
   end
   local config = {
@@ -100,8 +100,10 @@ function policy.attach(route, annotations)
     name = annotations["session-cookie-name"],
     hash = annotations["session-cookie-hash"],
     uses_ring = annotations["affinity-mode"] == "balanced",
-    changes_on_failure = annotations["session-cookie-change-on-failure"],
-    keys = keys,
+    found_by = annotations["affinity-mode"] == "balanced" and "ring" or annotations["session-cookie-hash"],
+    -- One retry goes to the session's endpoint again, the next one leaves it: by then it does not serve.
+    attempts = annotations["session-cookie-change-on-failure"] and 1 or 2,
+    endings = endings,
   }
   local hooks = { balancer = true, access = config.sides and true or nil }
   if not asks_itself(route) then return config, hooks end
@@ -117,19 +119,12 @@ function policy.attach(route, annotations)
   return config, hooks
 end
 
---- The endpoint key that the visitor brought for this upstream; nil if there is none.
-local function session_of(exchange, config, name)
-  local cookie = exchange.request.cookies:get(config.name)
-  if not cookie then return nil end
-  local key, of = cookie:match("^([^|]+)|([^|]+)$")
-  if key and of == (config.keys[name] or upstream_key(name)) then return key end
-end
-
 --- For whoever chooses between the upstreams of a route: the one that the visitor's session is with.
 function policy.access(exchange, config)
-  local sides = config.sides
-  for i = 1, sides and #sides or 0 do
-    if session_of(exchange, config, sides[i]) then return exchange.variables:set("affinity_upstream", sides[i]) end
+  local cookie = exchange.request.cookies:get(config.name)
+  for _, side in ipairs(cookie and config.sides or {}) do
+    local ending = config.endings[side]
+    if #cookie > #ending and cookie:sub(-#ending) == ending then return exchange.variables:set("affinity_upstream", side) end
   end
 end
 
@@ -148,36 +143,25 @@ local function draw(upstream)
   return key, endpoint
 end
 
-local function find(upstream, config, key)
-  if config.uses_ring then return upstream:hash(key) end
-  return upstream:find(key, config.hash)
-end
-
---- One retry goes to the session's endpoint again, the next one leaves it: by then it does not serve.
-local function may_stay(endpoint, attempt, config)
-  if not endpoint or not endpoint.healthy then return false end
-  if attempt == 1 then return true end
-  return attempt == 2 and not config.changes_on_failure
+--- The answer will give a cookie, for the endpoint that serves or for a new place on the ring.
+local function begin_session(exchange, config, upstream)
+  exchange.variables:set(IS_NEW, "1")
+  if not config.uses_ring then return end
+  local key, endpoint = draw(upstream)
+  exchange.ctx.ring_key = key
+  if endpoint then upstream:choose(endpoint) end
 end
 
 function policy.balancer(exchange, config)
   local upstream = exchange.upstream
   local name = upstream.name
-  if not name or upstream.fallback or config.legacy[name] then return end
-  local key, attempt = session_of(exchange, config, name), upstream.attempt
-  if key then
-    local endpoint = find(upstream, config, key)
-    if may_stay(endpoint, attempt, config) then
-      if attempt > 1 then exchange.variables:set(IS_NEW, "") end
-      return upstream:choose(endpoint)
-    end
-  end
-  if not config.gives_cookie then return end
-  exchange.variables:set(IS_NEW, "1")
-  if config.uses_ring then
-    local ctx, endpoint = exchange.ctx, nil
-    ctx.ring_key, endpoint = draw(upstream)
-    if endpoint then upstream:choose(endpoint) end
+  if not name or config.legacy[name] then return end
+  local ending = config.endings[name] or (not upstream.fallback and ending_of(name))
+  local attempt = ending and upstream:resume(config.name, ending, config.found_by, config.attempts)
+  if attempt then
+    if attempt > 1 then exchange.variables:set(IS_NEW, "") end
+  elseif config.gives_cookie and not upstream.fallback then
+    begin_session(exchange, config, upstream)
   end
 end
 
@@ -206,7 +190,7 @@ function policy.header_filter(exchange, config)
   local name, same_site = upstream.name, config.same_site
   if config.asks_browser and misreads_none(exchange.request.headers:get("User-Agent")) then same_site = nil end
   -- Two things are older than the rules that cookie.format keeps: names with / or :, and SameSite in the user's spelling.
-  local cookie = config.name .. moongate.cookie.format("x", key .. "|" .. (config.keys[name] or upstream_key(name)), {
+  local cookie = config.name .. moongate.cookie.format("x", key .. (config.endings[name] or ending_of(name)), {
     expires = config.expires and moongate.time.now() + config.expires,
     max_age = config.max_age,
     domain = config.domain,

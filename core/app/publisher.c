@@ -122,6 +122,8 @@ static struct unit *certificate_unit_new(struct span body, char *error, size_t s
 static struct upstream_ref resolve_upstream(void *context, struct span name) { return snapshot_upstream_slot(((struct publisher *)context)->builder, name); }
 static uint32_t resolve_policy(void *context, struct span name) { return policy_slot(((struct publisher *)context)->slots, name); }
 
+static uint16_t header_id(struct span name) { return (uint16_t)header_id_of(name); }
+
 static bool is_own_listener(const struct publisher *publisher, const struct address *address) {
   const uint16_t *ports = publisher->options.own_ports, port = address_port(address);
   return port && (port == ports[0] || port == ports[1] || port == ports[2]) && own_address_is(address);
@@ -272,7 +274,7 @@ static bool apply_settings(struct publisher *publisher, struct span body, char *
 
 static bool upsert(struct publisher *publisher, struct span kind, struct span key, struct span body, char *error, size_t size) {
   if (span_equal(kind, SPAN("host"))) {
-    struct host_resolver resolver = {resolve_upstream, resolve_policy, publisher, publisher->options.traffic};
+    struct host_resolver resolver = {resolve_upstream, resolve_policy, publisher, publisher->options.traffic, header_id};
     struct host *host = host_new(key, body, &resolver, error, size);
     if (!host) return false;
     host->unit.content = content_of(kind, key, body);

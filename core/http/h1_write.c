@@ -49,13 +49,10 @@ static void put_fields(struct pen *pen, const struct headers *headers, enum head
   for (unsigned i = 0; i < headers->count; i++) {
     const struct header *header = &headers->items[i];
     if (header->removed) continue;
-    if (header->id != HEADER_OTHER) {
-      if (is_ours(header) || header->id == without1 || header->id == without2) continue;
-    } else if (!header_name_is_valid(header->name)) {
-      continue;
-    }
+    if (header->id != HEADER_OTHER && (is_ours(header) || header->id == without1 || header->id == without2)) continue;
     /* What is marked went through head_check as a whole, or is our own; headers_set, the only way to another value in place, takes the mark away. */
-    if (header->is_checked || header_value_is_valid(header->value)) put_field(pen, header->name, header->value);
+    bool is_good = header->is_checked || ((header->id != HEADER_OTHER || header_name_is_valid(header->name)) && header_value_is_valid(header->value));
+    if (is_good) put_field(pen, header->name, header->value);
   }
 }
 

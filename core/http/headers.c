@@ -40,7 +40,7 @@ const uint8_t scan_class[256] = {
 };
 
 /* The well-known names by length: one comparison usually decides, and a name of another length costs nothing. */
-enum { LONGEST_NAME = 25, SAME_LENGTH = 7 };
+enum { LONGEST_NAME = 32, SAME_LENGTH = 7 };
 static const uint8_t by_length[LONGEST_NAME + 1][SAME_LENGTH] = {
     [2] = {HEADER_TE},
     [4] = {HEADER_HOST, HEADER_DATE, HEADER_ETAG},
@@ -58,7 +58,12 @@ static const uint8_t by_length[LONGEST_NAME + 1][SAME_LENGTH] = {
     [17] = {HEADER_TRANSFER_ENCODING, HEADER_X_FORWARDED_PROTO},
     [18] = {HEADER_X_FORWARDED_SCHEME, HEADER_X_FORWARDED_PREFIX},
     [24] = {HEADER_X_ORIGINAL_FORWARDED_FOR},
+    [22] = {HEADER_ACCESS_CONTROL_MAX_AGE},
     [25] = {HEADER_STRICT_TRANSPORT_SECURITY, HEADER_X_ORIGINAL_FORWARDED_HOST},
+    [27] = {HEADER_ACCESS_CONTROL_ALLOW_ORIGIN},
+    [28] = {HEADER_ACCESS_CONTROL_ALLOW_METHODS, HEADER_ACCESS_CONTROL_ALLOW_HEADERS},
+    [29] = {HEADER_ACCESS_CONTROL_EXPOSE_HEADERS},
+    [32] = {HEADER_ACCESS_CONTROL_ALLOW_CREDENTIALS},
 };
 
 /* Right for what it is compared with, letters and "-": of the bytes of a token, none but a letter becomes a letter, and none but "-" becomes "-". */
@@ -112,14 +117,18 @@ void headers_reserve(struct headers *headers, unsigned count) {
   headers->capacity = count;
 }
 
-void headers_add(struct headers *headers, enum header_id id, struct span name, struct span value) {
+static struct header *add(struct headers *headers, struct header field) {
   if (headers->count == headers->capacity) headers_reserve(headers, headers->capacity ? headers->capacity * 2 : 16);
-  headers->items[headers->count++] = (struct header){.name = name, .value = value, .id = (uint16_t)id};
+  headers->items[headers->count] = field;
+  return &headers->items[headers->count++];
 }
 
-void headers_add_checked(struct headers *headers, enum header_id id, struct span name, struct span value) {
-  headers_add(headers, id, name, value);
-  headers->items[headers->count - 1].is_checked = true;
+void headers_add(struct headers *headers, enum header_id id, struct span name, struct span value) {
+  (void)add(headers, (struct header){.name = name, .value = value, .id = (uint16_t)id});
+}
+
+struct header *headers_add_checked(struct headers *headers, enum header_id id, struct span name, struct span value) {
+  return add(headers, (struct header){.name = name, .value = value, .id = (uint16_t)id, .is_checked = true});
 }
 
 struct header *headers_find(const struct headers *headers, enum header_id id) {
@@ -172,21 +181,23 @@ struct span headers_join(const struct headers *headers, struct span name, struct
   return span_make(out, (size_t)(at - out));
 }
 
-void headers_set(struct headers *headers, enum header_id id, struct span name, struct span value) {
-  bool is_set = false;
+static struct header *set(struct headers *headers, struct header field) {
+  struct header *place = NULL;
   for (unsigned i = 0; i < headers->count; i++) {
     struct header *header = &headers->items[i];
-    if (!matches(header, id, name)) continue;
-    if (is_set) {
-      header->removed = true;
-      continue;
-    }
-    header->name = name;
-    header->value = value;
-    header->is_checked = false;
-    is_set = true;
+    if (!matches(header, (enum header_id)field.id, field.name)) continue;
+    header->removed = place != NULL;
+    if (place == NULL) *(place = header) = field;
   }
-  if (!is_set) headers_add(headers, id, name, value);
+  return place ? place : add(headers, field);
+}
+
+void headers_set(struct headers *headers, enum header_id id, struct span name, struct span value) {
+  (void)set(headers, (struct header){.name = name, .value = value, .id = (uint16_t)id});
+}
+
+struct header *headers_set_checked(struct headers *headers, enum header_id id, struct span name, struct span value) {
+  return set(headers, (struct header){.name = name, .value = value, .id = (uint16_t)id, .is_checked = true});
 }
 
 unsigned headers_remove(struct headers *headers, enum header_id id, struct span name) {

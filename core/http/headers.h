@@ -51,7 +51,13 @@
   X(X_ORIGINAL_FORWARDED_FOR, "x-original-forwarded-for", 0) \
   X(X_ORIGINAL_FORWARDED_HOST, "x-original-forwarded-host", 0) \
   X(X_ORIGINAL_URI, "x-original-uri", 0) \
-  X(CDN_LOOP, "cdn-loop", 0)
+  X(CDN_LOOP, "cdn-loop", 0) \
+  X(ACCESS_CONTROL_ALLOW_ORIGIN, "access-control-allow-origin", 0) \
+  X(ACCESS_CONTROL_ALLOW_CREDENTIALS, "access-control-allow-credentials", 0) \
+  X(ACCESS_CONTROL_ALLOW_METHODS, "access-control-allow-methods", 0) \
+  X(ACCESS_CONTROL_ALLOW_HEADERS, "access-control-allow-headers", 0) \
+  X(ACCESS_CONTROL_MAX_AGE, "access-control-max-age", 0) \
+  X(ACCESS_CONTROL_EXPOSE_HEADERS, "access-control-expose-headers", 0)
 
 enum header_id {
   HEADER_OTHER = 0,
@@ -65,7 +71,8 @@ struct header {
   struct span name, value; /* value: trimmed, no CR LF NUL */
   uint16_t id;
   bool removed;    /* left in place so that indexes stay; skipped by all functions */
-  bool is_checked; /* the value is known to be valid; only headers_add_checked sets it */
+  bool is_checked; /* name and value are known to be valid; only the functions named _checked set it */
+  bool is_lent;    /* name and value may belong to something that goes before the arena does; who lent them looks after it */
 };
 
 struct headers {
@@ -84,9 +91,9 @@ void headers_init(struct headers *headers, struct arena *arena);
 void headers_reserve(struct headers *headers, unsigned count);
 /* Keeps the spans (they must live as long as the arena). */
 void headers_add(struct headers *headers, enum header_id id, struct span name, struct span value);
-/* The same for a value that cannot hold a control character: from a head that head_check passed, or made by us of nothing else. The writer does not
- * look at it again. Never for what a policy, a template or a setting gave. */
-void headers_add_checked(struct headers *headers, enum header_id id, struct span name, struct span value);
+/* The same for a name that is a token and a value that cannot hold a control character: from a head that head_check passed, made by us of nothing else, or
+ * looked at when the configuration was read. The writer does not look at it again. Never for what a policy gave, or a template with variables. */
+struct header *headers_add_checked(struct headers *headers, enum header_id id, struct span name, struct span value);
 /* First field of that name, or NULL. The id form is for known ids only. */
 struct header *headers_find(const struct headers *headers, enum header_id id);
 struct header *headers_find_name(const struct headers *headers, struct span name);
@@ -97,6 +104,7 @@ struct header *headers_next_name(const struct headers *headers, struct span name
 struct span headers_join(const struct headers *headers, struct span name, struct arena *arena);
 /* Replaces all fields of that name by one, in the first one's place, or adds it. */
 void headers_set(struct headers *headers, enum header_id id, struct span name, struct span value);
+struct header *headers_set_checked(struct headers *headers, enum header_id id, struct span name, struct span value);
 /* How many were removed. */
 unsigned headers_remove(struct headers *headers, enum header_id id, struct span name);
 /* True for a token (RFC 9110, 5.6.2), and for a value without control characters other than a tab. */

@@ -57,5 +57,12 @@ void detach_exchange(struct exchange *exchange) {
   keep(exchange, &exchange->main_name);
   keep(exchange, &exchange->reply_reason);
   tally_keep(exchange);
+  for (unsigned i = 0; exchange->response && i < exchange->response->headers.count; i++) {
+    struct header *header = &exchange->response->headers.items[i];
+    if (!header->is_lent) continue;
+    keep(exchange, &header->name);
+    keep(exchange, &header->value);
+    header->is_lent = false;
+  }
   detach_drop_leases(exchange);
 }

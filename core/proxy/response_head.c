@@ -22,8 +22,22 @@ static bool is_success(int status) {
   }
 }
 
-static void apply(struct exchange *exchange, const struct fixed_edit *edits, unsigned count) {
+/* As in nginx, an empty value is not sent. What comes of a route is lent by its host until the exchange ends or detaches; settings may be gone any time. */
+static void write_field(struct exchange *exchange, const struct fixed_edit *edit, bool is_leased) {
   struct headers *headers = &exchange->response->headers;
+  struct span value = template_expand(edit->value, exchange_lookup, exchange, &exchange->arena), name = edit->name;
+  if (!edit->is_plain && (value.length == 0 || !header_value_is_valid(value))) return;
+  if (!is_leased) {
+    name = arena_span(&exchange->arena, name);
+    value = arena_span(&exchange->arena, value);
+  }
+  enum header_id id = edit->header_id ? (enum header_id)edit->header_id : header_id_of(name);
+  bool is_set = edit->kind == EDIT_SET_RESPONSE;
+  struct header *header = is_set ? headers_set_checked(headers, id, name, value) : headers_add_checked(headers, id, name, value);
+  header->is_lent = is_leased;
+}
+
+static void apply(struct exchange *exchange, const struct fixed_edit *edits, unsigned count, bool are_leased) {
   const struct condition *asked = NULL; /* neighbours often share one */
   bool holds = true;
   for (unsigned i = 0; i < count; i++) {
@@ -34,17 +48,8 @@ static void apply(struct exchange *exchange, const struct fixed_edit *edits, uns
     if (edit->condition != asked) holds = edit->condition == NULL || conditions_check(exchange, edit->condition) == CONDITION_HOLDS;
     asked = edit->condition;
     if (!holds) continue;
-    enum header_id id = header_id_of(edit->name);
-    struct span value = edit->value ? template_expand(edit->value, exchange_lookup, exchange, &exchange->arena) : (struct span){NULL, 0};
-    if (edit->kind == EDIT_REMOVE_RESPONSE) {
-      headers_remove(headers, id, edit->name);
-    } else if (value.length && header_value_is_valid(value)) { /* as in nginx, an empty value is not sent */
-      /* The log reads them after the settings may be gone, or after the host's lease was dropped. */
-      struct span name = arena_span(&exchange->arena, edit->name);
-      value = arena_span(&exchange->arena, value);
-      if (edit->kind == EDIT_SET_RESPONSE) headers_set(headers, id, name, value);
-      else headers_add(headers, id, name, value);
-    }
+    if (edit->kind == EDIT_REMOVE_RESPONSE) headers_remove(&exchange->response->headers, header_id_of(edit->name), edit->name);
+    else write_field(exchange, edit, are_leased);
   }
 }
 
@@ -73,8 +78,8 @@ void response_head_finish(struct exchange *exchange) {
     hide_notes(headers);
     if (settings && settings->hide_headers.length) hide(headers, settings->hide_headers);
   }
-  if (settings && settings->edit_count) apply(exchange, settings->edits, settings->edit_count);
-  if (exchange->route && exchange->route->edit_count) apply(exchange, exchange->route->edits, exchange->route->edit_count);
+  if (settings && settings->edit_count) apply(exchange, settings->edits, settings->edit_count, false);
+  if (exchange->route && exchange->route->edit_count) apply(exchange, exchange->route->edits, exchange->route->edit_count, true);
   if (settings && settings->server_tokens && !headers_find(headers, HEADER_SERVER)) headers_add(headers, HEADER_SERVER, SPAN("Server"), SPAN("moongate"));
   if (!headers_find(headers, HEADER_DATE)) headers_add(headers, HEADER_DATE, SPAN("Date"), arena_span(&exchange->arena, span_of(exchange->worker->date)));
 }

@@ -8,7 +8,8 @@ static bool read_value(struct span map, const char *key, enum pack_value_kind ki
   struct pack_item item;
   if (!pack_find(map, key, &bytes)) return true;
   pack_reader_init(&reader, bytes);
-  if (!pack_next(&reader, &item) || item.type != PACK_VALUE || item.value_kind != (int)kind) return body_fail(error, "%s: is not the value that it must be", key);
+  if (!pack_next(&reader, &item) || item.type != PACK_VALUE || item.value_kind != (int)kind)
+    return body_fail(error, "%s: is not the value that it must be", key);
   *out = values->get(values->context, item.value_kind, item.bytes);
   return *out != NULL;
 }
@@ -17,10 +18,9 @@ const struct condition *condition_read(struct arena *arena, struct span map, con
   struct condition *condition = arena_zalloc(arena, sizeof *condition);
   struct span otherwise = {0};
   bool is_good = body_text(map, "path", &condition->path, error) && body_text(map, "method", &condition->method, error) &&
-                 body_text(map, "request_header", &condition->request_header, error) &&
-                 body_text(map, "response_header", &condition->response_header, error) && body_text(map, "variable", &condition->variable, error) &&
-                 body_text(map, "source", &condition->source, error) && body_text(map, "otherwise", &otherwise, error) &&
-                 read_value(map, "matches", PACK_REGEX, values, &condition->matches, error) &&
+                 body_text(map, "request_header", &condition->request_header, error) && body_text(map, "response_header", &condition->response_header, error) &&
+                 body_text(map, "variable", &condition->variable, error) && body_text(map, "source", &condition->source, error) &&
+                 body_text(map, "otherwise", &otherwise, error) && read_value(map, "matches", PACK_REGEX, values, &condition->matches, error) &&
                  read_value(map, "client_in", PACK_IP_SET, values, &condition->client_in, error) &&
                  read_value(map, "client_not_in", PACK_IP_SET, values, &condition->client_not_in, error);
   if (!is_good) return NULL;

@@ -13,8 +13,8 @@ struct condition {
   struct span request_header, response_header;
   struct value *matches; /* regex: of the first request_header's value */
   struct value *client_in, *client_not_in;
-  struct span variable; /* set, and not to "" */
-  struct span source;   /* of the answer: exchange.response.source */
+  struct span variable;  /* set, and not to "" */
+  struct span source;    /* of the answer: exchange.response.source */
   bool otherwise_allows; /* of a guard: where the condition does not hold, the guard allows */
 };
 

@@ -32,7 +32,16 @@ static bool has_line_break(struct span text) {
   return span_find(text, '\r') < text.length || span_find(text, '\n') < text.length || span_find(text, '\0') < text.length;
 }
 
-static bool read_edit(struct arena *arena, struct span item, const struct edit_conditions *conditions, struct fixed_edit *edit, struct body_error error) {
+/* As the http room's header_value_is_valid, which also drops the whole field otherwise. */
+static bool is_plain(struct span text) {
+  for (size_t i = 0; i < text.length; i++) {
+    unsigned char c = (unsigned char)text.data[i];
+    if ((c < 0x20 && c != '\t') || c == 0x7f) return false;
+  }
+  return text.length > 0;
+}
+
+static bool read_edit(struct arena *arena, struct span item, const struct edit_options *options, struct fixed_edit *edit, struct body_error error) {
   struct span kind = {0}, name = {0}, value = {0}, when = SPAN("always"), condition;
   char message[200];
   if (!body_text(item, "kind", &kind, error) || !body_text(item, "name", &name, error) || !body_text(item, "value", &value, error) ||
@@ -44,19 +53,21 @@ static bool read_edit(struct arena *arena, struct span item, const struct edit_c
   which = word_index(when, whens, sizeof whens / sizeof *whens);
   if (which < 0) return body_fail(error, "when: is not always, success or https");
   edit->when = (enum edit_when)which;
-  if (condition.length && (!conditions || edit->kind < EDIT_SET_RESPONSE)) return body_fail(error, "condition: only response edits of routes have one");
-  if (condition.length && !(edit->condition = conditions->read(conditions->context, condition))) return body_within(error, "condition.");
+  if (condition.length && (!options || edit->kind < EDIT_SET_RESPONSE)) return body_fail(error, "condition: only response edits of routes have one");
+  if (condition.length && !(edit->condition = options->read_condition(options->context, condition))) return body_within(error, "condition.");
   if (!is_header_name(name)) return body_fail(error, "name: is not a header name");
   edit->name = name;
+  if (options && options->header_id) edit->header_id = options->header_id(name);
   if (edit->kind == EDIT_REMOVE_REQUEST || edit->kind == EDIT_REMOVE_RESPONSE) return true;
   if (has_line_break(value)) return body_fail(error, "value: has a line break or NUL");
   edit->value = template_new(value, TEMPLATE_UNKNOWN_IS_ERROR, message, sizeof message);
   if (!edit->value) return body_fail(error, "value: %s", message);
   arena_defer(arena, free_template, edit->value);
+  edit->is_plain = edit->value->is_constant && is_plain(value);
   return true;
 }
 
-bool edit_read_list(struct arena *arena, struct span map, const struct edit_conditions *conditions, struct fixed_edit **edits, unsigned *count,
+bool edit_read_list(struct arena *arena, struct span map, const struct edit_options *options, struct fixed_edit **edits, unsigned *count,
                     struct body_error error) {
   struct pack_reader reader;
   uint32_t number;
@@ -68,7 +79,7 @@ bool edit_read_list(struct arena *arena, struct span map, const struct edit_cond
   for (uint32_t i = 0; i < number; i++) {
     struct span item;
     if (!body_item(&reader, "edits", i, &item, error)) return false;
-    if (!read_edit(arena, item, conditions, &list[i], error)) return body_within(error, "edits[%u].", (unsigned)i);
+    if (!read_edit(arena, item, options, &list[i], error)) return body_within(error, "edits[%u].", (unsigned)i);
   }
   *edits = list;
   *count = number;

@@ -6,13 +6,14 @@
 #include "route/body.h"
 #include "route/host.h"
 
-/* Where edits get their conditions; NULL with a message. */
-struct edit_conditions {
-  const struct condition *(*read)(void *context, struct span packed);
+/* What the edits of a host's routes have more than those of the settings. */
+struct edit_options {
+  const struct condition *(*read_condition)(void *context, struct span packed); /* NULL with a message */
   void *context;
+  uint16_t (*header_id)(struct span name); /* may be NULL */
 };
-/* Reads the array `edits` of `map` into `arena`, which also frees the templates. Names point into `map`'s bytes. `conditions`: NULL where edits have none. */
-bool edit_read_list(struct arena *arena, struct span map, const struct edit_conditions *conditions, struct fixed_edit **edits, unsigned *count,
+/* Reads the array `edits` of `map` into `arena`, which also frees the templates. Names point into `map`'s bytes. `options`: NULL for settings. */
+bool edit_read_list(struct arena *arena, struct span map, const struct edit_options *options, struct fixed_edit **edits, unsigned *count,
                     struct body_error error);
 
 #endif

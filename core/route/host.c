@@ -70,7 +70,7 @@ static struct value *get_value(struct making *making, int kind, struct span sour
   if (value) return value;
   value = value_new((enum pack_value_kind)kind, source, message, sizeof message);
   if (!value) {
-    body_fail(making->error, "config: %s", message);
+    body_fail(making->error, "value: %s", message);
     return NULL;
   }
   arena_defer(arena, release_value, value);
@@ -263,10 +263,10 @@ static void count_traffic(struct making *making, struct route *route) {
 
 static bool read_route(struct making *making, struct span map, struct route *route) {
   struct span hooks;
-  const struct edit_conditions conditions = {read_condition, making};
+  const struct edit_options options = {read_condition, making, making->resolver->header_id};
   if (!read_path(making, map, route) || !read_source(making, map, route) || !read_upstreams(making, map, route) ||
       !body_flag(map, "default_backend", &route->is_default_backend, making->error) || !body_text(map, "denied", &route->denied, making->error) ||
-      !read_settings(making, map, route) || !edit_read_list(&making->host->unit.arena, map, &conditions, &route->edits, &route->edit_count, making->error) ||
+      !read_settings(making, map, route) || !edit_read_list(&making->host->unit.arena, map, &options, &route->edits, &route->edit_count, making->error) ||
       !body_map(map, "facts", &route->facts, making->error) || !body_map(map, "hooks", &hooks, making->error))
     return false;
   count_traffic(making, route);

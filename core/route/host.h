@@ -35,9 +35,10 @@ struct fixed_edit {
   enum edit_kind kind;
   enum edit_when when;
   const struct condition *condition; /* NULL: none; of response edits of routes only */
-  uint16_t header_id; /* 0: unused here; see name */
   struct span name;
+  uint16_t header_id;          /* of the name, as the http room numbers them; 0: look it up */
   struct text_template *value; /* NULL for removals; owned by the unit */
+  bool is_plain;               /* the value has neither variables nor control characters, and is not empty */
 };
 
 /* One policy on one route (or host, for server_rewrite). */
@@ -120,7 +121,8 @@ struct host_resolver {
   struct upstream_ref (*upstream)(void *context, struct span name); /* makes the slot if it is new */
   uint32_t (*policy)(void *context, struct span name);              /* slot of a policy name; UINT32_MAX if unknown */
   void *context;
-  struct traffic_table *traffic; /* where its routes' records are; NULL: nothing is counted */
+  struct traffic_table *traffic;           /* where its routes' records are; NULL: nothing is counted */
+  uint16_t (*header_id)(struct span name); /* NULL: edits have none */
 };
 /* Builds a host of its packed body. The body is copied into the unit. NULL with a message. */
 struct host *host_new(struct span name, struct span body, const struct host_resolver *resolver, char *error, size_t error_size);

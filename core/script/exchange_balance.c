@@ -9,6 +9,11 @@
 
 #define MEMBER(name) int member_##name(lua_State *L, struct exchange *exchange, const struct object *object)
 
+/* A repeat on a stale pooled connection says nothing about the endpoint and does not count. */
+static lua_Integer attempt_of(const struct exchange *exchange) {
+  return (lua_Integer)(exchange->try_count - exchange->stale_tries) + (exchange->phase == HOOK_BALANCER ? 1 : 0);
+}
+
 MEMBER(upstream_name) {
   (void)object;
   return member_push_span(L, exchange->upstream_name.length ? exchange->upstream_name : (struct span){NULL, 0});
@@ -43,7 +48,7 @@ static int push_endpoint(lua_State *L, const struct object *object, const struct
 /* A method before the endpoint is chosen, the chosen one afterwards. */
 MEMBER(upstream_endpoint) {
   if (exchange->phase == HOOK_BALANCER) {
-    exchange_objects_push_method(L, OBJECT_UPSTREAM, ":endpoint");
+    exchange_objects_push_method(L, ":endpoint");
     return 1;
   }
   if (exchange->endpoint == NULL) {
@@ -73,6 +78,27 @@ MEMBER(upstream_find_endpoint) {
   return push_endpoint(L, object, upstream ? upstream_find(upstream, key, kind) : NULL, kind);
 }
 
+/* upstream:resume(cookie, ending, kind, attempts) -> which attempt this is: the cookie is an endpoint's key and the ending, and that endpoint is chosen. */
+MEMBER(upstream_resume) {
+  static const char *const names[] = {"md5", "sha1", "index", "ring", NULL};
+  (void)object;
+  struct span name, ending;
+  name.data = luaL_checklstring(L, 2, &name.length);
+  ending.data = luaL_checklstring(L, 3, &ending.length);
+  int kind = luaL_checkoption(L, 4, "md5", names);
+  struct span cookie = exchange_cookie(exchange, name);
+  if (cookie.length <= ending.length || !span_equal(span_make(cookie.data + cookie.length - ending.length, ending.length), ending)) return 0;
+  struct span key = span_make(cookie.data, cookie.length - ending.length);
+  const struct upstream *upstream = exchange_upstream(exchange);
+  if (upstream == NULL) return 0;
+  const struct endpoint *endpoint = kind == 3 ? upstream_hash(upstream, key) : upstream_find(upstream, key, (enum endpoint_key)kind);
+  lua_Integer attempt = attempt_of(exchange);
+  if (endpoint == NULL || attempt > luaL_checkinteger(L, 5) || !endpoint_is_healthy(endpoint->record, loop_now_ms(&exchange->worker->loop))) return 0;
+  exchange->wanted = endpoint->record;
+  lua_pushinteger(L, attempt);
+  return 1;
+}
+
 /* upstream:hash(text) -> the ready endpoint that consistent hashing gives this text, or nil. */
 MEMBER(upstream_hash_endpoint) {
   struct span key;
@@ -87,10 +113,9 @@ MEMBER(upstream_choose) {
   return 0;
 }
 
-/* A repeat on a stale pooled connection says nothing about the endpoint and does not count. */
 MEMBER(upstream_attempt) {
   (void)object;
-  lua_pushinteger(L, (lua_Integer)(exchange->try_count - exchange->stale_tries) + (exchange->phase == HOOK_BALANCER ? 1 : 0));
+  lua_pushinteger(L, attempt_of(exchange));
   return 1;
 }
 

@@ -73,6 +73,7 @@
   X(UPSTREAM, "endpoint", FIELD, PHASE(BALANCER) | AFTER, upstream_endpoint) \
   X(UPSTREAM, ":endpoint", METHOD, PHASE(BALANCER), upstream_endpoint_at) \
   X(UPSTREAM, "find", METHOD, PHASE(BALANCER), upstream_find_endpoint) \
+  X(UPSTREAM, "resume", METHOD, PHASE(BALANCER), upstream_resume) \
   X(UPSTREAM, "hash", METHOD, PHASE(BALANCER), upstream_hash_endpoint) \
   X(UPSTREAM, "choose", METHOD, PHASE(BALANCER), upstream_choose) \
   X(UPSTREAM, "attempt", FIELD, PHASE(BALANCER) | AFTER, upstream_attempt) \

@@ -27,8 +27,16 @@ bool exchange_objects_is_answer(lua_State *L, int index) { return lua_islightuse
 #define HANDLE_SLOTS (1u << (HANDLE_KIND_SHIFT - HANDLE_SLOT_SHIFT))
 #define HANDLE_SERIAL_MASK ((1u << HANDLE_SLOT_SHIFT) - 1)
 
-/* First upvalue of the functions behind handles. */
-#define STATE_UPVALUE lua_upvalueindex(1)
+/* A member as the functions behind handles find it: a method's by its upvalue, any by the address of its name, which stays as it is since the state keeps the
+ * text. */
+struct object_member {
+  struct script_state *state;
+  const struct member *member; /* NULL: an empty place */
+  const char *name;
+};
+#define PLACES 512 /* a power of two, some times the members */
+
+static inline unsigned first_place(enum object_kind kind, const char *name) { return (unsigned)((uintptr_t)name >> 3 ^ (uintptr_t)kind * 41) % PLACES; }
 
 static void push_handle(lua_State *L, enum object_kind kind, uint32_t slot, uint64_t serial) {
   uint64_t number = ((uint64_t)kind + 1) << HANDLE_KIND_SHIFT | (uint64_t)slot << HANDLE_SLOT_SHIFT | (serial & HANDLE_SERIAL_MASK);
@@ -81,31 +89,34 @@ static inline struct exchange *check_member(lua_State *L, bool is_handle, const 
   return exchange;
 }
 
-static inline int call(lua_State *L, const struct member *member) {
+/* Upvalue: the member. */
+static int call_method(lua_State *L) {
+  const struct object_member *found = lua_touserdata(L, lua_upvalueindex(1));
   struct object object;
-  bool is_handle = to_object(L, 1, lua_touserdata(L, STATE_UPVALUE), &object);
-  struct exchange *exchange = check_member(L, is_handle, &object, member);
-  return member->function(L, exchange, &object);
+  bool is_handle = to_object(L, 1, found->state, &object);
+  struct exchange *exchange = check_member(L, is_handle, &object, found->member);
+  return found->member->function(L, exchange, &object);
 }
 
-/* Upvalues: the state, the member's row. */
-static int call_method(lua_State *L) { return call(L, &exchange_members[lua_tointeger(L, lua_upvalueindex(2))]); }
-
-/* Upvalues: the state, then the kinds' tables of names (methods as functions, fields as row numbers). */
-#define NAMES_UPVALUE(kind) lua_upvalueindex(2 + (int)(kind))
-
-static int index_object(lua_State *L) {
-  uint64_t kind = ((uint64_t)(uintptr_t)lua_touserdata(L, 1) >> HANDLE_KIND_SHIFT) - 1;
-  if (__builtin_expect(kind >= OBJECT_KINDS || !lua_islightuserdata(L, 1), 0)) return luaL_error(L, "attempt to index a userdata value");
-  lua_pushvalue(L, 2);
-  lua_rawget(L, NAMES_UPVALUE(kind));
-  int type = lua_type(L, -1);
-  if (type == LUA_TFUNCTION) return 1;
-  if (__builtin_expect(type != LUA_TNUMBER, 0)) {
-    const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2);
-    return luaL_error(L, "%s has no member '%s'", object_names[kind], name);
+static const struct object_member *find_member(const struct script_state *state, enum object_kind kind, const char *name) {
+  for (unsigned place = first_place(kind, name);; place = (place + 1) % PLACES) {
+    const struct object_member *found = &state->members[place];
+    if (found->member == NULL || (found->name == name && found->member->object == kind)) return found;
   }
-  return call(L, &exchange_members[lua_tointeger(L, -1)]);
+}
+
+/* Upvalues: the state, and its methods by their row. */
+static int index_object(lua_State *L) {
+  struct object object;
+  struct script_state *state = lua_touserdata(L, lua_upvalueindex(1));
+  if (!to_object(L, 1, state, &object)) return luaL_error(L, "attempt to index a userdata value");
+  const char *name = lua_tostring(L, 2);
+  const struct member *member = find_member(state, object.kind, name)->member;
+  if (__builtin_expect(member == NULL, 0))
+    return luaL_error(L, "%s has no member '%s'", object_names[object.kind], lua_type(L, 2) == LUA_TSTRING ? name : luaL_typename(L, 2));
+  if (!member->is_method) return member->function(L, check_member(L, true, &object, member), &object);
+  lua_rawgeti(L, lua_upvalueindex(2), (int)(member - exchange_members));
+  return 1;
 }
 
 /* The name of what a value of the handles' type is. */
@@ -124,24 +135,28 @@ static int tostring_object(lua_State *L) {
   return 1;
 }
 
-void exchange_objects_push_method(lua_State *L, enum object_kind kind, const char *hidden_name) {
-  lua_pushstring(L, hidden_name);
-  lua_rawget(L, NAMES_UPVALUE(kind));
+void exchange_objects_push_method(lua_State *L, const char *hidden_name) {
+  for (unsigned i = 0; i < exchange_member_count; i++)
+    if (strcmp(exchange_members[i].name, hidden_name) == 0) lua_rawgeti(L, lua_upvalueindex(2), (int)i);
 }
 
-static void push_members(lua_State *L, struct script_state *state, enum object_kind kind) {
+/* Pushes the table of methods, and keeps all names for good. */
+static void push_members(struct script_state *state) {
+  lua_State *L = state->L;
+  state->members = calloc(PLACES, sizeof *state->members);
+  must(state->members != NULL && exchange_member_count < PLACES / 2);
   lua_newtable(L);
   for (unsigned i = 0; i < exchange_member_count; i++) {
     const struct member *member = &exchange_members[i];
-    if (member->object != kind) continue;
-    if (member->is_method) {
-      lua_pushlightuserdata(L, state);
-      lua_pushinteger(L, (lua_Integer)i);
-      lua_pushcclosure(L, call_method, 2);
-    } else {
-      lua_pushinteger(L, (lua_Integer)i);
-    }
-    lua_setfield(L, -2, member->name);
+    lua_pushstring(L, member->name);
+    const char *name = lua_tostring(L, -1);
+    luaL_ref(L, LUA_REGISTRYINDEX);
+    struct object_member *place = (struct object_member *)find_member(state, member->object, name);
+    *place = (struct object_member){state, member, name};
+    if (!member->is_method) continue;
+    lua_pushlightuserdata(L, place);
+    lua_pushcclosure(L, call_method, 1);
+    lua_rawseti(L, -2, (int)i);
   }
 }
 
@@ -156,8 +171,8 @@ void exchange_objects_open(struct script_state *state) {
   lua_pushlightuserdata(L, state); /* what gets the metatable */
   lua_newtable(L);
   lua_pushlightuserdata(L, state);
-  for (int kind = 0; kind < OBJECT_KINDS; kind++) push_members(L, state, (enum object_kind)kind);
-  lua_pushcclosure(L, index_object, 1 + OBJECT_KINDS);
+  push_members(state);
+  lua_pushcclosure(L, index_object, 2);
   lua_setfield(L, -2, "__index");
   lua_pushcfunction(L, newindex_object);
   lua_setfield(L, -2, "__newindex");

@@ -117,6 +117,7 @@ static void free_record(struct script_state *state) {
   free(state->slots);
   free(state->free_slots);
   free(state->endpoints);
+  free(state->members);
   free(state->owner);
   free(state);
 }

@@ -63,6 +63,7 @@ struct object_slot {
 
 struct exchange;
 struct object_endpoint;
+struct object_member;
 struct script_state {
   uint32_t magic;
   lua_State *L;
@@ -104,6 +105,7 @@ struct script_state {
   uint32_t *free_slots;
   uint32_t slot_count, slot_capacity, free_count;
   uint64_t slot_serial;
+  struct object_member *members;     /* what handles have, by the addresses of names */
   struct object_endpoint *endpoints; /* that the hook of endpoints_run got */
   uint32_t endpoint_count, endpoint_capacity;
   uint64_t endpoints_run;

@@ -293,6 +293,8 @@ static struct endpoint_record *find_record(void *context, const struct address *
 static struct upstream_ref resolve_upstream(void *context, struct span name) { return snapshot_upstream_slot(((struct world *)context)->builder, name); }
 static uint32_t resolve_policy(void *context, struct span name) { return policy_slot(((struct world *)context)->slots, name); }
 
+static uint16_t header_id(struct span name) { return (uint16_t)header_id_of(name); }
+
 static void keep_unit(struct world *world, struct unit *unit) {
   world->units = realloc(world->units, (world->unit_count + 1) * sizeof *world->units);
   must(world->units != NULL);
@@ -323,7 +325,7 @@ static bool apply(struct world *world, struct span change, const struct script_o
     keep_unit(world, &upstream->unit);
     snapshot_put_upstream(world->builder, key, upstream);
   } else if (span_equal(kind, SPAN("host"))) {
-    struct host_resolver resolver = {.upstream = resolve_upstream, .policy = resolve_policy, .context = world};
+    struct host_resolver resolver = {.upstream = resolve_upstream, .policy = resolve_policy, .context = world, .header_id = header_id};
     struct host *host = host_new(key, body, &resolver, error, error_size);
     if (host == NULL) return false;
     keep_unit(world, &host->unit);

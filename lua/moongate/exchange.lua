@@ -188,6 +188,15 @@ function Upstream:find(key, hash) end
 ---@return Endpoint|nil
 function Upstream:hash(text) end
 
+--- Chooses the endpoint that a session cookie names: its key, then `ending`. Nil where there is no such cookie or endpoint, where the endpoint is left out
+--- after failures, or where this is a later attempt than the `attempts`th.
+---@param cookie string its name
+---@param ending string what it has after the key
+---@param hash "md5"|"sha1"|"index"|"ring" which key; `ring`: any text, as in `hash`
+---@param attempts integer
+---@return integer|nil attempt
+function Upstream:resume(cookie, ending, hash, attempts) end
+
 --- This one, for this try.
 ---@param endpoint Endpoint
 function Upstream:choose(endpoint) end

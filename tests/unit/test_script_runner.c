@@ -78,7 +78,6 @@ static struct unit *make_one(struct fixture *f, const char *owner, const char *s
 static void begin(struct fixture *f, struct unit *set) {
   struct exchange *exchange = &f->exchange;
   exchange->magic = EXCHANGE_MAGIC;
-  exchange->generation++;
   exchange->worker = &f->worker;
   exchange->route = &f->route;
   exchange->owner = exchange->host = &f->host;
