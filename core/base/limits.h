@@ -45,7 +45,8 @@
   X(HOOK_MS, 60000, "milliseconds", "504", "all waits of one exchange's hooks together (hook_timeout)") \
   X(HOOK_BODY_BYTES, 1048576, "bytes", "too large, to the policy", "a request body that a policy reads; 64 KiB where it names no size") \
   X(HTTP_CALLS, 2048, "requests per worker", "nil and a message, to the policy", "HTTP requests of policies that run at once") \
-  X(HTTP_SERVICE_CALLS, 1024, "requests per worker", "nil and a message, to the policy", "such requests to one service (host and port) that run at once") \
+  X(HTTP_SERVICE_CALLS, 1024, "requests per worker", "nil and a message, to the policy", \
+    "such requests to one service (host and port) that run at once, and no more than there is room left: less while other services have many") \
   X(HTTP_ANSWER_BYTES, 1048576, "bytes", "nil and a message, to the policy", \
     "the body of an answer to a policy's HTTP request; 64 KiB where it names no size") \
   X(FILTERED_BYTES, 1048576, "bytes", "reset", "what a body_filter hook makes of a part of an answer") \

@@ -23,6 +23,8 @@ enum { IDLE_CONNECTIONS = 64, IDLE_SECONDS = 30, READ_BUFFER = 16384 };
 /* What a guest may not reach by any name: this host, links, groups, and ways to write IPv4 addresses in IPv6. */
 #define GUESTS_DENIED "0.0.0.0/8,127.0.0.0/8,169.254.0.0/16,224.0.0.0/3,::/96,64:ff9b::/96,64:ff9b:1::/48,2002::/16,fe80::/10,ff00::/8"
 
+_Static_assert(LIMIT_HTTP_SERVICE_CALLS == LIMIT_HTTP_CALLS / 2, "a service alone, see has_room");
+
 struct http_client {
   uint32_t magic;
   struct loop *loop;
@@ -404,21 +406,26 @@ static void on_name(void *context, struct list *waiting, const struct address *a
   loop_flush(client->loop);
 }
 
+/* Of the same kind: guests and others have rooms of their own. */
 static unsigned calls_to_service(const struct http_client *client, const struct http_call *of) {
   unsigned found = 0;
   for (const struct list *node = client->calls.next; node != &client->calls; node = node->next) {
     const struct http_call *call = container_of(node, struct http_call, in_client);
-    found += call->port == of->port && strcasecmp(call->host, of->host) == 0;
+    found += call->port == of->port && call->is_guests == of->is_guests && strcasecmp(call->host, of->host) == 0;
   }
   return found;
 }
 
-/* They are counted only where it can matter. */
+/* A service may have as many calls as there is room left: the first one half of it, the second one a third, and whoever is slow leaves some to the next. They
+ * are counted only where it can matter. */
 static bool has_room(const struct http_client *client, struct http_call *call) {
-  if (client->running >= LIMIT_HTTP_CALLS || (call->is_guests && client->guests_running >= LIMIT_HTTP_CALLS / 2)) {
+  unsigned left = LIMIT_HTTP_CALLS - client->running, running = call->is_guests ? client->guests_running : client->running;
+  unsigned guests_left = LIMIT_HTTP_CALLS / 2 - client->guests_running;
+  if (call->is_guests && guests_left < left) left = guests_left;
+  if (left == 0) {
     set_error(call, "too many requests of policies are running");
     count(client, COUNTER_LIMIT_HTTP_CALLS);
-  } else if (client->running >= LIMIT_HTTP_SERVICE_CALLS && calls_to_service(client, call) >= LIMIT_HTTP_SERVICE_CALLS) {
+  } else if (running >= left && calls_to_service(client, call) >= left) {
     set_error(call, "too many requests to this service are running");
     count(client, COUNTER_LIMIT_HTTP_SERVICE_CALLS);
   } else {

@@ -229,12 +229,20 @@ static void cancelled_calls_say_nothing(void **state) {
   assert_int_equal(done_count, 0);
 }
 
+/* Of the service at this port: one question for all of a name. */
+static struct http_call *make_for(unsigned service, bool is_guests) {
+  char url[64];
+  snprintf(url, sizeof url, "http://slow.test:%u/", service);
+  struct http_call *call = make(url);
+  call->is_guests = is_guests;
+  return call;
+}
+
 static void the_number_of_calls_is_bounded(void **state) {
   (void)state;
   static struct http_call *calls[LIMIT_HTTP_CALLS];
   for (unsigned i = 0; i < LIMIT_HTTP_CALLS; i++) {
-    calls[i] = make(i < LIMIT_HTTP_SERVICE_CALLS ? "http://slow.test/" : "http://late.test/"); /* one question for all of a name */
-    calls[i]->is_guests = i < LIMIT_HTTP_CALLS / 2;
+    calls[i] = make_for(i + 1, i < LIMIT_HTTP_CALLS / 2);
     assert_true(http_client_start(client, calls[i]));
     if (i != LIMIT_HTTP_CALLS / 2 - 1) continue;
     struct http_call *guests = make("http://late.test/");
@@ -262,15 +270,52 @@ static void a_service_that_is_slow_leaves_room_to_others(void **state) {
   assert_false(http_client_start(client, one_more));
   assert_string_equal(one_more->error, "too many requests to this service are running");
   assert_int_equal(counter_get(&counters, COUNTER_LIMIT_HTTP_SERVICE_CALLS), 1);
-  struct http_call *other_port = make("http://slow.test:81/"), *other = make_local("/");
-  assert_true(http_client_start(client, other_port));
+  struct http_call *other = make_local("/");
   assert_true(http_client_start(client, other));
+  http_call_free(other);
   http_call_free(calls[0]);
   assert_true(http_client_start(client, one_more));
   for (unsigned i = 1; i < LIMIT_HTTP_SERVICE_CALLS; i++) http_call_free(calls[i]);
   http_call_free(one_more);
-  http_call_free(other_port);
-  http_call_free(other);
+}
+
+/* Any number of services that are slow at the same time: the next one is asked. */
+static void slow_services_leave_room_to_others_together(void **state) {
+  (void)state;
+  static struct http_call *calls[LIMIT_HTTP_CALLS];
+  static const unsigned expected[] = {1024, 512, 256, 128, 64, 32, 16, 8, 4};
+  for (int is_guests = 1; is_guests >= 0; is_guests--) {
+    unsigned total = 0;
+    for (unsigned service = 1; service <= sizeof expected / sizeof *expected; service++) {
+      struct http_call *call = make_for(service, is_guests);
+      unsigned begun = 0;
+      for (; http_client_start(client, call); call = make_for(service, is_guests)) calls[total + begun++] = call;
+      assert_string_equal(call->error, "too many requests to this service are running");
+      assert_int_equal(begun, is_guests ? expected[service - 1] / 2 : expected[service - 1]);
+      total += begun;
+      http_call_free(call);
+    }
+    struct http_call *healthy = make_for(99, is_guests);
+    assert_true(http_client_start(client, healthy));
+    http_call_free(healthy);
+    for (unsigned i = 0; i < total; i++) http_call_free(calls[i]);
+  }
+}
+
+/* What mounted policies have running to a service is not held against others' requests to it, nor the other way round. */
+static void guests_and_others_have_shares_of_their_own(void **state) {
+  (void)state;
+  static struct http_call *calls[LIMIT_HTTP_CALLS];
+  unsigned guests = 0, total = 0;
+  for (int is_guests = 1; is_guests >= 0; is_guests--) {
+    struct http_call *call = make_for(1, is_guests);
+    for (; http_client_start(client, call); call = make_for(1, is_guests)) calls[total++] = call;
+    if (is_guests) guests = total;
+    http_call_free(call);
+  }
+  assert_int_equal(guests, LIMIT_HTTP_CALLS / 4);
+  assert_int_equal(total, guests + (LIMIT_HTTP_CALLS - guests) / 2);
+  for (unsigned i = 0; i < total; i++) http_call_free(calls[i]);
 }
 
 static void answers_respect_the_budget_of_the_process(void **state) {
@@ -319,6 +364,8 @@ int main(void) {
       cmocka_unit_test_setup_teardown(cancelled_calls_say_nothing, up, down),
       cmocka_unit_test_setup_teardown(the_number_of_calls_is_bounded, up, down),
       cmocka_unit_test_setup_teardown(a_service_that_is_slow_leaves_room_to_others, up, down),
+      cmocka_unit_test_setup_teardown(slow_services_leave_room_to_others_together, up, down),
+      cmocka_unit_test_setup_teardown(guests_and_others_have_shares_of_their_own, up, down),
       cmocka_unit_test_setup_teardown(answers_respect_the_budget_of_the_process, up, down),
       cmocka_unit_test_setup_teardown(a_name_that_is_not_resolved_ends_all_that_wait, up, down),
   };
