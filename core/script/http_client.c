@@ -502,10 +502,12 @@ static void act(struct http_client *client, curl_socket_t fd, int events) {
   end_calls(client);
 }
 
+/* A socket that was reset may hold a whole answer yet: libcurl reads, and learns of it behind that. libuv does not look at such a socket any more. */
 static void on_ready(uv_poll_t *poll, int status, int events) {
   struct socket_watch *watch = container_of(poll, struct socket_watch, poll);
-  int flags = status < 0 ? CURL_CSELECT_ERR : (events & UV_READABLE ? CURL_CSELECT_IN : 0) | (events & UV_WRITABLE ? CURL_CSELECT_OUT : 0);
-  act(client_of(watch->client), watch->fd, flags);
+  if (status < 0) events = UV_READABLE | UV_WRITABLE;
+  act(client_of(watch->client), watch->fd, (events & UV_READABLE ? CURL_CSELECT_IN : 0) | (events & UV_WRITABLE ? CURL_CSELECT_OUT : 0));
+  if (status < 0 && !uv_is_closing((uv_handle_t *)poll)) uv_poll_start(poll, UV_READABLE, on_ready);
 }
 
 static void on_timeout(uv_timer_t *timer) { act(client_of(timer->data), CURL_SOCKET_TIMEOUT, 0); }

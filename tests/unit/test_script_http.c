@@ -143,6 +143,51 @@ static void an_answer_has_status_fields_and_body(void **state) {
   close(fd);
 }
 
+static void reset(int fd) {
+  static const struct linger at_once = {.l_onoff = 1};
+  assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once), 0);
+  close(fd);
+}
+
+/* Services end connections as they like, some by a reset right behind an answer: that costs no request, whatever its method. */
+static void a_connection_that_is_reset_behind_an_answer_costs_nothing(void **state) {
+  (void)state;
+  for (unsigned i = 0; i < 40; i++) {
+    char url[64], error[128];
+    snprintf(url, sizeof url, "http://127.0.0.1:%u/", port);
+    struct http_call *call = http_call_new(i % 2 ? SPAN("POST") : SPAN("GET"), span_of(url), error, sizeof error);
+    call->done = on_done;
+    call->max_body = 60000;
+    assert_true(http_client_start(client, call));
+    int fd = await_connection(listener);
+    await_bytes(fd, "\r\n\r\n");
+    char answer[50100];
+    snprintf(answer, sizeof answer, "HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n%050000d", 0);
+    say(fd, answer);
+    if (i % 4 < 2) reset(fd); /* which it learns of together with the answer, or after it, or when it sends the next request */
+    await_done(i + 1);
+    assert_string_equal(call->error, "");
+    assert_int_equal(call->status, 200);
+    http_call_free(call);
+    if (i % 4 >= 2) reset(fd);
+  }
+}
+
+/* What was not answered on a new connection is not sent again. */
+static void a_request_is_sent_once_on_a_new_connection(void **state) {
+  (void)state;
+  struct http_call *call = make_local("/");
+  assert_true(http_client_start(client, call));
+  int fd = await_connection(listener);
+  await_bytes(fd, "\r\n\r\n");
+  reset(fd);
+  await_done(1);
+  assert_int_equal(call->status, 0);
+  assert_true(call->error[0] != '\0');
+  http_call_free(call);
+  assert_true(accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC) < 0);
+}
+
 /* Whoever got a name to lead to one address must not be given the connection that somebody else has to another one under that name. */
 static void connections_belong_to_a_name_and_an_address(void **state) {
   (void)state;
@@ -359,6 +404,8 @@ static void a_name_that_is_not_resolved_ends_all_that_wait(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(an_answer_has_status_fields_and_body, up, down),
+      cmocka_unit_test_setup_teardown(a_connection_that_is_reset_behind_an_answer_costs_nothing, up, down),
+      cmocka_unit_test_setup_teardown(a_request_is_sent_once_on_a_new_connection, up, down),
       cmocka_unit_test_setup_teardown(connections_belong_to_a_name_and_an_address, up, down),
       cmocka_unit_test_setup_teardown(guests_do_not_reach_this_host_links_or_the_api_server, up, down),
       cmocka_unit_test_setup_teardown(cancelled_calls_say_nothing, up, down),
