@@ -93,6 +93,11 @@ local CLAIMS = set_of [[
   x-forwarded-prefix
 ]]
 
+-- As an application sees it that gets names as CGI makes them: it cannot tell "-" from "_".
+local function alike(name)
+  return (name:lower():gsub("_", "-"))
+end
+
 local function is_authority(text)
   local host, port = text:match("^(%[[%x:.]+%]):?(%d*)$")
   if not host then host, port = text:match("^([%w._-]+):?(%d*)$") end
@@ -139,6 +144,18 @@ local function read_fields(route, ref)
   return fields
 end
 
+--- The text that tells visitors apart, its variables apart from each other, so that nobody's values pass for another's; and those of them that a visitor may
+--- lack, or nil.
+local function read_key(template)
+  local text, known = tostring(template), {}
+  for name in text:gmatch("%${?([%w_]+)") do
+    local low = name:lower()
+    local is_field = low:find("^http_") and low ~= "http_host"
+    if is_field or low:find("^cookie_") or low:find("^arg_") or low == "remote_user" then known[#known + 1] = "${" .. name .. "}" end
+  end
+  return moongate.template((text:gsub("%${?[%w_]+}?", "%0\n"))), #known > 0 and moongate.template(table.concat(known)) or nil
+end
+
 local function lifetimes_of(durations)
   local lifetimes = {}
   for _, item in ipairs(durations) do
@@ -162,9 +179,9 @@ local function read_choice(route, prefix, values)
     if not config.signin then return bad("auth-signin", tostring(value "auth-signin") .. " " .. why) end
   end
   config.names = value "auth-response-headers" or {}
-  config.alike = {} -- applications that get names as CGI makes them cannot tell "-" from "_"
+  config.alike = {}
   for _, name in ipairs(config.names) do
-    config.alike[name:lower():gsub("_", "-")] = true
+    config.alike[alike(name)] = true
     if CONNECTION_FIELDS[name:lower()] then return bad("auth-response-headers", "has the item " .. name .. ", which is the connection's own field") end
   end
   if value "auth-proxy-set-headers" then
@@ -172,7 +189,8 @@ local function read_choice(route, prefix, values)
     if not config.fields then return bad("auth-proxy-set-headers", value "auth-proxy-set-headers" .. " " .. why) end
   end
   if value "auth-cache-key" then
-    config.key, config.lifetimes = value "auth-cache-key", lifetimes_of(value "auth-cache-duration")
+    config.key, config.known = read_key(value "auth-cache-key")
+    config.lifetimes = lifetimes_of(value "auth-cache-duration")
     local about = { route.host.name, route.source.namespace, route.source.name, route.path, route.path_type or "", config.method or "" }
     for _, item in ipairs { tostring(value "auth-url"), table.concat(config.names, ",") } do table.insert(about, item) end
     config.about = table.concat(about, "\n")
@@ -208,11 +226,14 @@ local function fields_of(exchange, config, authority)
   for name, value in request.headers:each() do
     name = name:lower()
     local before = fields[name]
-    if CLAIMS[name] or CONNECTION_FIELDS[name] then -- luacheck: ignore 542
+    local plain = alike(name)
+    if CLAIMS[plain] or CONNECTION_FIELDS[plain] or (plain ~= name and config.fields and config.fields[plain]) then -- luacheck: ignore 542
     elseif not before then
       fields[name] = value
     elseif type(before) == "table" then
       before[#before + 1] = value
+    elseif name == "cookie" then
+      fields[name] = before .. "; " .. value
     else
       fields[name] = { before, value }
     end
@@ -242,7 +263,7 @@ local function ask(exchange, config)
   local authority = config.authority:expand(exchange)
   if not is_authority(authority) then return nil, "its host is malformed: " .. authority end
   local is_sent, answer, why = pcall(moongate.http.request, {
-    method = config.method or "GET", url = config.scheme .. authority .. escape(config.rest:expand(exchange)),
+    method = config.method or "GET", url = config.scheme .. authority .. escape(config.rest:expand(exchange)):gsub("#", "%%23"),
     headers = fields_of(exchange, config, authority), timeout = SECONDS, max_body = BODY_BYTES, keep_body = false,
   })
   if not is_sent then return nil, tostring(answer) end
@@ -258,9 +279,10 @@ end
 ------------------------------------------------------------------------------------------------------------- what is remembered
 
 local function key_of(exchange, config)
-  local visitor = config.key:expand(exchange)
   -- Whoever has nothing of what tells visitors apart is not known by it.
-  return visitor ~= "" and moongate.hash.sha256(config.about .. "\n" .. visitor) or nil
+  if config.known and config.known:expand(exchange) == "" then return nil end
+  local visitor = config.key:expand(exchange)
+  return visitor:find("[^\n]") and moongate.hash.sha256(config.about .. "\n" .. visitor) or nil
 end
 
 --- One hash of all the request's fields that the answer says it depends on.
@@ -311,21 +333,23 @@ end
 
 --- The application gets the service's fields, and none of those names from anybody else.
 local function give_fields(exchange, config, values)
-  local headers, alike = exchange.request.headers, nil
+  local headers, found = exchange.request.headers, nil
   if #config.names == 0 then return end
   for name in headers:each() do
-    if config.alike[name:lower():gsub("_", "-")] then
-      alike = alike or {}
-      alike[#alike + 1] = name
+    if config.alike[alike(name)] then
+      found = found or {}
+      found[#found + 1] = name
     end
   end
-  for _, name in ipairs(alike or {}) do headers:remove(name) end
+  for _, name in ipairs(found or {}) do headers:remove(name) end
   for i, name in ipairs(config.names) do
     if values[i] then headers:set(name, values[i]) else headers:remove(name) end
   end
 end
 
 function policy.access(exchange, config)
+  -- Who looks at the first one and who looks at the last one do not see the same visitor.
+  if exchange.request.headers:all("Authorization")[2] then return exchange:deny(400, "the request has two Authorization fields") end
   local ctx, key = exchange.ctx, config.key and key_of(exchange, config)
   local answer = key and recall(exchange, key)
   if not answer then

@@ -74,6 +74,11 @@ def test_what_the_service_is_asked(proxy):
              "x-forwarded-for": "127.0.0.1", "x-auth-request-redirect": "/a%20b?c=d"}
     assert {name: seen.get(name) for name in known} == known
     assert len(seen["x-request-id"]) == 32 and not {"content-length", "transfer-encoding", "x-forwarded-proto", "expect", "connection"} & set(seen)
+    # An application that gets names as CGI makes them cannot tell _ from -.
+    claims = {"X_Original_URL": "http://lie/", "x_forwarded_for": "192.0.2.1", "X_Real_IP": "192.0.2.1", "X_Forwarded_Proto": "https", "X_Tenant": "theirs", "Content_Length": "5", "X_Other": "kept"}
+    proxy.request("/", "method.example", headers=claims)
+    seen = fields_of(heads[-1])
+    assert (seen["x-tenant"], seen.get("x_other")) == ("ours", "kept") and not {name.lower() for name in claims} - {"x_other"} & set(seen)
     proxy.request("/m", "method.example", headers={"X-Tenant": "theirs", "X-Forwarded-For": "192.0.2.1"})
     seen = fields_of(heads[-1])
     assert heads[-1].startswith("HEAD ") and (seen["x-original-uri"], seen["x-scheme"], seen["x-tenant"], seen["x-real-ip"]) == ("/m", "http", "ours", "192.0.2.1")
