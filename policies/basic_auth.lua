@@ -43,6 +43,18 @@ local function users_of_map(data)
   return users
 end
 
+--- A hash that no password has, and that takes as long as one of the users': what is done for a name that is not there. Nil: theirs take no time.
+local function decoy_of(users)
+  local names = {}
+  for name, hash in pairs(users) do
+    if hash:sub(1, 1) ~= "{" and not moongate.password.complaint(hash) then names[#names + 1] = name end
+  end
+  if #names == 0 then return nil end
+  table.sort(names)
+  local hash = users[names[1]]
+  return hash:sub(1, -2) .. (hash:sub(-1) == "." and "/" or ".")
+end
+
 local function note_bad_hashes(route, ref, users)
   local names = {}
   for name in pairs(users) do names[#names + 1] = name end
@@ -73,24 +85,28 @@ function policy.attach(route, annotations, settings)
   route:remove_request_header("Authorization") -- it is not for the application
   return {
     users = note_bad_hashes(route, ref, users) and moongate.map(users) or nil,
+    decoy = decoy_of(users),
     challenge = 'Basic realm="' .. annotations["auth-realm"] .. '"',
   }
 end
 
 --- The name and the password that came with the request.
-local function credentials(exchange)
-  local header = exchange.request.headers:get("Authorization")
+local function credentials(header)
   local kind, rest = (header or ""):match("^(%a+) +(%S+)%s*$")
   if not kind or kind:lower() ~= "basic" then return nil end
   return (moongate.base64.decode(rest) or ""):match("^([^:]*):(.*)$")
 end
 
 function policy.access(exchange, config)
-  local name, password = credentials(exchange)
+  local headers = exchange.request.headers:all("Authorization")
+  if headers[2] then return exchange:deny(400, "the request has two Authorization fields") end
+  local name, password = credentials(headers[1])
   local hash = name and config.users and config.users:get(name)
-  if hash and not moongate.password.complaint(hash) then
+  local is_user = hash and not moongate.password.complaint(hash)
+  if not is_user then hash = name and config.decoy end -- nobody learns from the time it takes whose names are there
+  if hash then
     local is_right, problem = moongate.password.verify(hash, password)
-    if is_right then return exchange:allow() end
+    if is_right and is_user then return exchange:allow() end
     if is_right == nil then return exchange:deny(503, "the password could not be checked: " .. problem) end
   end
   exchange.ctx.asks = true

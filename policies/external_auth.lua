@@ -182,6 +182,8 @@ local function read_choice(route, prefix, values)
   config.alike = {}
   for _, name in ipairs(config.names) do
     config.alike[alike(name)] = true
+    -- Where basic authentication takes the visitor's away, behind all hooks.
+    if name:lower() == "authorization" then route:set_request_header(name, "$http_authorization") end
     if CONNECTION_FIELDS[name:lower()] then return bad("auth-response-headers", "has the item " .. name .. ", which is the connection's own field") end
   end
   if value "auth-proxy-set-headers" then

@@ -219,6 +219,16 @@ describe("an invalid value", function()
     assert.same({ 5 }, config_of(driver:attach_route(route_input { size = "5", subset = "true" }).trial))
   end)
 
+  it("is one whose required annotation is missing, and closes a guard's route", function()
+    local driver = driver_of(policy {
+      guard = true, annotations = { key = { type = "string", requires = "lock" }, lock = { type = "boolean" } },
+      attach = function() return {} end, access = function() end,
+    })
+    local result = driver:attach_route(route_input { key = "x" }).trial
+    assert.same({ "deny", "key: x has no effect without lock" }, { result.findings[1].level, result.findings[1].text })
+    assert.is_nil(result.config)
+  end)
+
   it("is one above the allowed risk", function()
     local driver = driver_of(policy { annotations = { text = { type = "string", risk = "high" } } })
     assert.is_nil(driver:attach_route(route_input { text = "x" }).trial.rejected)

@@ -48,7 +48,36 @@ describe("basic-auth", function()
       assert.equal(401, route:request({ headers = { Authorization = header } }).status, header)
     end
     assert.equal(200, route:request({ headers = { Authorization = authorization("ann", "correct horse"):gsub("Basic", "bAsIc ") } }).status)
+    assert.equal(400, route:request({ headers = { Authorization = { authorization("bob", "b"), authorization("ann", "wrong") } } }).status)
     assert.equal('Basic realm=""', select(2, status(gate())).response.headers["www-authenticate"])
+  end)
+
+  it("reads what hand and program write", function()
+    local file = "first:{PLAIN}f\r\n#out:{PLAIN}o\r\n\r\nann:{PLAIN}a b\r\ntail :{PLAIN}t\r\nempty:\r\n:{PLAIN}x\r\nlatin\233:{PLAIN}\255\254\r\nsha: {SHA}L55TUjtiq8FBorTWAZ0jy6g129A= \r\nlast:{PLAIN}l"
+    local route = gate(nil, { secrets = { ["default/users"] = { auth = file } } })
+    for _, pair in ipairs { { "first", "f" }, { "ann", "a b" }, { "tail ", "t" }, { "latin\233", "\255\254" }, { "sha", "correct horse" }, { "last", "l" } } do
+      assert.equal(200, (status(route, pair[1], pair[2])), pair[1])
+    end
+    for _, pair in ipairs { { "#out", "o" }, { "out", "o" }, { "ann", "a" }, { "tail", "t" }, { "empty", "" }, { "", "x" }, { "last", "l\0" } } do
+      assert.equal(401, (status(route, pair[1], pair[2])), pair[1])
+    end
+  end)
+
+  it("takes as long for a name that is not there as for a wrong password", function()
+    local slow = BCRYPT:gsub("%$04%$", "$10$")
+    local route = gate(nil, { secrets = { ["default/users"] = { auth = "quick:{PLAIN}q\nbad:nohash\nslow:" .. slow } } })
+    local function cost(name) -- of the whole process, its pool's threads too
+      local least = math.huge
+      for i = 1, 3 do
+        local began = os.clock()
+        assert.equal(401, (status(route, name, "wrong" .. i)))
+        least = math.min(least, os.clock() - began)
+      end
+      return least
+    end
+    local known = cost("slow")
+    for _, name in ipairs { "nobody", "bad" } do assert.is_true(cost(name) > known / 2, name) end
+    assert.equal(401, (status(gate(nil, { secrets = { ["default/users"] = { auth = "ann:" .. BCRYPT } } }), "nobody", "correct horse")))
   end)
 
   it("keeps names and passwords from the application", function()
@@ -75,6 +104,9 @@ describe("basic-auth", function()
     for _, case in ipairs {
       { { ["auth-type"] = "digest" }, "auth-type: digest is none of basic" },
       { { ["auth-type"] = "Basic" }, "auth-type: Basic is none of basic" },
+      { { ["auth-type"] = false }, "auth-secret: users has no effect without auth-type" },
+      { { ["auth-type"] = "" }, "auth-secret: users has no effect without auth-type" },
+      { { ["auth-type"] = false, ["auth-secret"] = false, ["auth-realm"] = "x" }, "auth-realm: x has no effect without auth-type" },
       { { ["auth-secret"] = false }, "auth-secret: is missing, and auth-type needs it" },
       { { ["auth-secret"] = "gone" }, "auth-secret: gone does not exist" },
       { { ["auth-secret"] = "other/users" }, "auth-secret: other/users is in another namespace (see allow-cross-namespace-resources)" },

@@ -157,6 +157,21 @@ describe("external auth", function()
       local _, _, asked = decided(nil, { ["-response-headers"] = "Authorization" }, { headers = { Authorization = "Bearer mine" } })
       assert.equal("Bearer mine", asked[1].headers.authorization)
     end)
+    it("reach the application beside basic authentication, whose names and passwords do not", function()
+      local function authorization(satisfy, answer)
+        local route = guarded({ ["-url"] = URL, ["-response-headers"] = "Authorization", ["-type"] = "basic", ["-secret"] = "users", satisfy = satisfy }, answer,
+          { policies = { "satisfy.lua", "basic_auth.lua", "external_auth.lua" }, secrets = { ["default/users"] = { auth = "ann:{PLAIN}a" } } })
+        local seen = {}
+        for i, header in ipairs { "Basic YW5uOmE=", "Basic YW5uOmI=", "Bearer x" } do
+          local result = route:request { headers = { Authorization = header } }
+          seen[i] = result.sent and (result.sent.headers.authorization or "none") or tostring(result.status)
+        end
+        return seen
+      end
+      assert.same({ "Bearer service", "401", "401" }, authorization("all", { status = 200, headers = { Authorization = "Bearer service" } }))
+      assert.same({ "none", "401", "401" }, authorization("all", { status = 200 }))
+      assert.same({ "none", "Bearer service", "Bearer service" }, authorization("any", { status = 200, headers = { Authorization = "Bearer service" } }))
+    end)
     it("are nobody's word when another guard let the visitor in", function()
       local key = { source = "local policy = { name = 'key', summary = 'x', guard = true, applies = 'always' } function policy.attach() return {} end "
         .. "function policy.access(exchange) if exchange.request.headers:get('X-Key') then return exchange:allow() end return exchange:deny(401) end return policy" }

@@ -241,7 +241,8 @@ local function read_one(entry, item, one, input, result)
   end
   local missing = missing_requirement(entry, item, input)
   if missing then
-    note(findings, "warn", item.name .. ": " .. schema.show(one.raw) .. " has no effect without " .. missing, item.name, nil, one.source)
+    local text = item.name .. ": " .. schema.show(one.raw) .. " has no effect without " .. missing
+    note(findings, entry.guard and "deny" or "warn", text, item.name, nil, one.source)
     return nil, true
   end
   local context = { skipped = {} }
