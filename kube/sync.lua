@@ -11,6 +11,7 @@ local classes = require "kube.classes"
 local files = require "kube.files"
 local findings = require "kube.findings"
 local gauges = require "kube.gauges"
+local guard_settings = require "kube.guard_settings"
 local large_host = require "kube.large_host"
 local model = require "kube.model"
 local policies = require "kube.policies"
@@ -389,8 +390,10 @@ function sync:build_settings()
   self.setting_maps = {}
   local id = self.flags.configmap
   local map = id and id ~= "" and self:object("ConfigMap", id)
-  local raw = map and map.data or {}
+  self.builder = nil -- policies look at another host for a moment
+  local raw, kept = guard_settings.choose(self.policies.set, self.is_ready and self.raw_settings or {}, map and map.data or {})
   local fields, own, list = settings.read(raw, self.policies.set.declared_settings)
+  for _, finding in ipairs(kept) do list[#list + 1] = finding end
   local before = self.own
   self.own = own
   if id and id ~= "" and not map then list[#list + 1] = { level = "warn", text = ("--configmap: ConfigMap %s does not exist"):format(id) } end

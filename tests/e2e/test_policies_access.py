@@ -62,5 +62,9 @@ def test_lists_of_the_settings_are_live(proxy):
     assert status(proxy, "any.example", "10.9.0.1", **{"X-Key": "a"}) == 200
     live([403, 200, 200], block_cidrs="10.1.0.0/16")
     assert status(proxy, "any.example", INSIDE, **{"X-Key": "a"}) == 403  # the controller's word stands
-    live([503, 503, 503], denylist_source_range="everybody")
+    proxy.write("settings.json", settings(denylist_source_range="everybody"))
+    wait_until(lambda: proxy.errors.find("everybody.*access-lists goes on with the settings that it had"), what="what is wrong")
+    live([403, 200, 200], denylist_source_range="everybody")
+    live([200, 200, 200])
+    live([503, 503, 503], denylist_source_range="everybody")  # nothing stood before
     live([200, 200, 200])

@@ -170,9 +170,14 @@ def test_the_settings_guard_everything(moongate, echo):
     live([403, 200, 200, 200], global_auth_url=f"{base}/403")
     live([302, 200, 200, 200], global_auth_url=f"{base}/401", global_auth_signin="https://login.example/")
     live([403, 200, 200, 403], global_auth_url=f"{base}/403", no_auth_locations="/elsewhere")
-    live([503, 503, 503, 503], global_auth_url="no URL $at_all")
-    live([503, 200, 200, 503], global_auth_url=f"{base}/200", global_auth_snippet="allow all;")  # closed with the host's other paths
+    for data, why in (({"global_auth_url": "no URL $at_all"}, "at_all"), ({"global_auth_url": f"{base}/200", "global_auth_snippet": "allow all;"}, "nginx configuration text")):
+        proxy.write("settings.json", settings(**data))
+        wait_until(lambda w=why: proxy.errors.find(f"{w}.*external-auth goes on with the settings that it had"), what="what is wrong")
+        live([403, 200, 200, 403], **data)  # as before
     live([200, 200, 200, 200])
+    live([503, 503, 503, 503], global_auth_url="no URL $at_all")  # nothing stood before
+    live([503, 200, 200, 503], global_auth_url=f"{base}/200", global_auth_snippet="allow all;")  # closed with the host's other paths
+    live([403, 200, 200, 200], global_auth_url=f"{base}/403")
     origin.close()
 
 
