@@ -277,6 +277,18 @@ function model.upstream(world, upstream)
   return body, findings
 end
 
+--- Where the API server listens, as its own Service says: "IP:PORT,...".
+---@param world table see model.upstream
+---@return string
+function model.api_server(world)
+  local body, list = model.upstream(world, { namespace = "default", service = "kubernetes", port = "443" }), {}
+  for i, endpoint in ipairs(body.endpoints) do
+    list[i] = (endpoint.ip:find(":", 1, true) and "[%s]:%d" or "%s:%d"):format(endpoint.ip, endpoint.port)
+  end
+  table.sort(list)
+  return table.concat(list, ",")
+end
+
 -- ---- TLS ----
 
 local function lists_host(tls, host)

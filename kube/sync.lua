@@ -288,7 +288,7 @@ end
 
 function sync:touch_service(id)
   for name in world.each(self.world.by_service:get(id)) do self.dirty.upstreams[name] = true end
-  if id == self.flags["default-backend-service"] then self.dirty.settings = true end
+  if id == self.flags["default-backend-service"] or id == "default/kubernetes" then self.dirty.settings = true end
 end
 
 function apply.Service(self, id) self:touch_service(id) end
@@ -403,7 +403,7 @@ function sync:build_settings()
   for _, finding in ipairs(list) do finding.key = map and map.key end
   self:default_backend(fields, list)
   self:default_certificate(fields, list)
-  fields.edits = edits
+  fields.edits, fields.api_server = edits, model.api_server(self.view)
   self:report("settings", list)
   self.scopes:allow_risk(raw["annotations-risk-level"])
   self.store:judge_paths(own["strict-validate-path-type"] == false)

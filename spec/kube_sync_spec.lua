@@ -197,6 +197,26 @@ describe("the sync", function()
     assert.is_table(run.units["certificate default/cert"])
   end)
 
+  it("tells where the API server listens, as its own Service says", function()
+    local slice = [[
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: { name: kubernetes%s, namespace: default, labels: { kubernetes.io/service-name: kubernetes } }
+addressType: IPv%d
+ports: [{ name: https, port: 6443 }]
+endpoints: [{ addresses: [%q] }]
+]]
+    local run = kube.start { files = { ["a.yaml"] = kube.ingress {} .. "---\n" .. WEB } }
+    assert.equal("", run.units["settings settings"].api_server)
+    run.change("k.yaml", kube.service("kubernetes", "{ name: https, port: 443, targetPort: 6443 }", "") .. "---\n" .. slice:format("", 4, "10.9.0.5"))
+    assert.equal("10.9.0.5:6443", run.units["settings settings"].api_server)
+    run.change("more.yaml", slice:format("-6", 6, "2001:db8::5"))
+    assert.equal("10.9.0.5:6443,[2001:db8::5]:6443", run.units["settings settings"].api_server)
+    run.change("k.yaml", nil)
+    assert.equal("", run.units["settings settings"].api_server)
+    assert.is_nil(run.findings():find("kubernetes", 1, true))
+  end)
+
   it("prefers the first prefix and reports a second that differs", function()
     local run = kube.start { files = { ["a.yaml"] = kube.ingress { annotations = {
       ["ingress.kubernetes.io/proxy-read-timeout"] = "7", ["moongate.io/proxy-read-timeout"] = "8" } } .. "---\n" .. WEB } }

@@ -56,7 +56,8 @@
   X(error_log_level, TEXT, "notice", "error-log-level") \
   X(worker_shutdown_timeout_ms, NUMBER, 240000, "worker-shutdown-timeout") \
   X(default_certificate, TEXT, "", "") /* certificate unit key of --default-ssl-certificate */ \
-  X(default_upstream, TEXT, "", "")    /* upstream name of --default-backend-service */
+  X(default_upstream, TEXT, "", "")    /* upstream name of --default-backend-service */ \
+  X(api_server, TEXT, "", "")          /* where its Service leads to, "IP:PORT,...": closed to mounted policies */
 
 #define SETTINGS_FIELD_NUMBER(name) int64_t name;
 #define SETTINGS_FIELD_FLAG(name) bool name;

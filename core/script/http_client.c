@@ -20,8 +20,11 @@
 #define CALL_MAGIC MAGIC('h', 't', 'c', 'a')
 enum { IDLE_CONNECTIONS = 64, IDLE_SECONDS = 30, READ_BUFFER = 16384 };
 
-/* What a guest may not reach by any name: this host, links, groups, and ways to write IPv4 addresses in IPv6. */
-#define GUESTS_DENIED "0.0.0.0/8,127.0.0.0/8,169.254.0.0/16,224.0.0.0/3,::/96,64:ff9b::/96,64:ff9b:1::/48,2002::/16,fe80::/10,ff00::/8"
+/* What a guest may not reach by any name: this host, links, groups, ways to write IPv4 addresses in IPv6, and where clouds serve their machines' credentials
+ * off the link: AWS by IPv6, Alibaba, Azure, Oracle. */
+#define GUESTS_DENIED \
+  "0.0.0.0/8,127.0.0.0/8,169.254.0.0/16,224.0.0.0/3,::/96,64:ff9b::/96,64:ff9b:1::/48,2002::/16,fe80::/10,ff00::/8," \
+  "fd00:ec2::254,100.100.100.200,168.63.129.16,192.0.0.192"
 
 _Static_assert(LIMIT_HTTP_SERVICE_CALLS == LIMIT_HTTP_CALLS / 2, "a service alone, see has_room");
 
@@ -360,10 +363,19 @@ static bool is_own_port(const struct http_client *client, uint16_t port) {
   return false;
 }
 
+static bool is_closed(const struct http_client *client, const struct address *address) {
+  struct span list = client->options.closed ? client->options.closed(client->options.closed_context) : SPAN(""), item;
+  struct address known;
+  while (span_next_item(&list, ',', &item))
+    if (address_parse(item, &known) == 0 && address_equal(&known, address)) return true;
+  return false;
+}
+
 static bool is_denied(const struct http_client *client, const struct http_call *call, const struct address *address) {
   if (!call->is_guests) return false;
   if (ip_set_contains(client->guests_denied, address)) return true;
   if (is_own_port(client, address_port(address)) && own_address_is(address)) return true;
+  if (is_closed(client, address)) return true;
   for (unsigned i = 0; i < 2; i++) {
     const char *server = client->options.api_server[i];
     struct address known;

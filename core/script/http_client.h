@@ -19,6 +19,8 @@ struct http_client_options {
   const char *resolver;          /* "ADDR:PORT[,...]"; NULL: /etc/resolv.conf */
   uint16_t own_ports[4];         /* of this process, 0: none */
   const char *api_server[2];     /* hosts, by address or name; NULL: none */
+  struct span (*closed)(void *); /* what guests may not reach either, as of now: "IP:PORT,..."; NULL: nothing */
+  void *closed_context;
   _Atomic uint64_t *body_budget; /* answers count in it; NULL: none */
 };
 

@@ -85,8 +85,15 @@ struct mirrors *mirror_of(struct exchange *exchange) { return &script_of(exchang
 
 const struct operation_stage *operation_stage(const struct exchange *exchange) { return script_of(exchange)->stage; }
 
+static struct span closed_to_guests(void *worker) {
+  const struct snapshot *root = ((struct worker *)worker)->root;
+  return root ? root->settings->api_server : SPAN("");
+}
+
 struct http_client *operation_http_client(struct exchange *exchange) {
   struct script_worker *script = script_of(exchange);
+  script->http_options.closed = closed_to_guests;
+  script->http_options.closed_context = script->worker;
   script->http_options.body_budget = script->worker->options.body_budget;
   if (script->http == NULL) script->http = http_client_new(&script->worker->loop, script->worker->options.counters, &script->http_options);
   return script->http;

@@ -154,6 +154,12 @@ def test_a_guest_reaches_nothing_of_this_host(service_of, dns):
     assert origin.connections == 0
 
 
+def free_port():
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        return nobody.getsockname()[1]
+
+
 def test_a_guest_does_not_reach_the_api_server_or_our_own_ports(moongate, echo, dns):
     own, app = our_address(), echo("app")
     objects = [service(), *slice_of([app.port])]
@@ -166,6 +172,15 @@ def test_a_guest_does_not_reach_the_api_server_or_our_own_ports(moongate, echo, 
     proxy.write("hosts.json", [ingress(f"h{i}", f"h{i}.example", annotations={"moongate.io/asks": url}) for i, url in enumerate(urls)])
     for i in range(len(urls)):
         wait_until(lambda: "a mounted policy may not reach" in (proxy.request("/", f"h{i}.example").header("X-Why") or ""), what=urls[i])
+    # Where its Service leads to, which changes.
+    port = free_port()
+    behind = [{**service("kubernetes", 443), "spec": {"ports": [{"name": "http", "port": 443, "targetPort": port}]}}, *slice_of([port], name="kubernetes")]
+    behind[1]["endpoints"][0]["addresses"] = [own]
+    proxy.write("behind.json", [*behind, ingress("behind", "behind.example", annotations={"moongate.io/asks": f"http://{own}:{port}/api"})])
+    wait_until(lambda: "a mounted policy may not reach" in (proxy.request("/", "behind.example").header("X-Why") or ""), what="the API server's own address")
+    behind[1]["endpoints"][0]["addresses"] = ["203.0.113.8"]
+    proxy.write("behind.json", [*behind, ingress("behind", "behind.example", annotations={"moongate.io/asks": f"http://{own}:{port}/api"})])
+    wait_until(lambda: "connect" in (proxy.request("/", "behind.example").header("X-Why") or "").lower(), what="another address")
 
 
 def trusted(service_of, urls, flags=(), **more):

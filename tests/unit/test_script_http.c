@@ -38,6 +38,9 @@ static int bound_socket(int type, const char *ip, uint16_t *bound) {
   return fd;
 }
 
+static char closed_list[] = "203.0.113.9:6443,[2001:db8::9]:6443";
+static struct span closed(void *context) { return span_of(context); }
+
 static int up(void **state) {
   (void)state;
   static char servers[32];
@@ -48,7 +51,12 @@ static int up(void **state) {
   listener = bound_socket(SOCK_STREAM, "127.0.0.1", &port);
   name_server = bound_socket(SOCK_DGRAM, "127.0.0.1", &name_port); /* says nothing */
   snprintf(servers, sizeof servers, "127.0.0.1:%u", name_port);
-  struct http_client_options options = {.resolver = servers, .own_ports = {port}, .api_server = {"203.0.113.7", "2001:db8:0:0::7"}, .body_budget = &budget};
+  struct http_client_options options = {.resolver = servers,
+                                        .own_ports = {port},
+                                        .api_server = {"203.0.113.7", "2001:db8:0:0::7"},
+                                        .body_budget = &budget,
+                                        .closed = closed,
+                                        .closed_context = closed_list};
   client = http_client_new(&loop, &counters, &options);
   return 0;
 }
@@ -231,7 +239,14 @@ static void guests_do_not_reach_this_host_links_or_the_api_server(void **state) 
                                      "http://[ff02::1]/",
                                      "https://203.0.113.7:6443/",
                                      "https://[::ffff:203.0.113.7]/",
-                                     "https://[2001:db8::7]/"};
+                                     "https://[2001:db8::7]/",
+                                     "https://203.0.113.9:6443/",
+                                     "https://[::ffff:203.0.113.9]:6443/",
+                                     "https://[2001:DB8:0::9]:6443/",
+                                     "http://[fd00:ec2::254]/latest/",
+                                     "http://100.100.100.200/latest/",
+                                     "http://168.63.129.16/metadata",
+                                     "http://192.0.0.192/opc"};
   for (size_t i = 0; i < sizeof urls / sizeof *urls; i++) {
     struct http_call *call = make(urls[i]);
     call->is_guests = true;
@@ -239,10 +254,13 @@ static void guests_do_not_reach_this_host_links_or_the_api_server(void **state) 
     assert_non_null(strstr(call->error, "a mounted policy may not reach "));
     http_call_free(call);
   }
-  struct http_call *call = make("http://192.0.2.1/");
-  call->is_guests = true;
-  assert_true(http_client_start(client, call));
-  http_call_free(call);
+  static const char *const others[] = {"http://192.0.2.1/", "http://203.0.113.9:30080/", "http://[fd00:ec2::253]/"};
+  for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+    struct http_call *call = make(others[i]);
+    call->is_guests = true;
+    assert_true(http_client_start(client, call));
+    http_call_free(call);
+  }
   assert_int_equal(done_count, 0);
 }
 
