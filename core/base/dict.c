@@ -400,3 +400,5 @@ void dict_give_back(struct dict *dict, struct dict_entry *entry) {
   pthread_mutex_unlock(&shard->lock);
   must(atomic_fetch_sub_explicit(&dict->held, 1, memory_order_release) > 0);
 }
+
+uint32_t dict_holds(const struct dict *dict) { return atomic_load_explicit(&dict->held, memory_order_relaxed); }

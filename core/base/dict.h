@@ -56,5 +56,7 @@ bool dict_take(struct dict *dict, struct dict_asker asker, struct span key, doub
 /* One of at most `most` holds, until dict_give_back. NULL: all are taken, or there is no room. */
 struct dict_entry *dict_acquire(struct dict *dict, struct dict_asker asker, struct span key, double most);
 void dict_give_back(struct dict *dict, struct dict_entry *entry);
+/* How many there are under all keys. */
+uint32_t dict_holds(const struct dict *dict);
 
 #endif

@@ -22,10 +22,9 @@
 #define DIGEST_BYTES 32u
 #define NICE 10
 
-/* The dictionary's owner and name are such that no policy has it. */
+/* The dictionary's owner and name are such that no policy has it; only jobs hold something of it. */
 #define OWNER SPAN("\n")
 #define NAME SPAN("passwords")
-#define QUEUE SPAN("queue")
 
 struct password_job {
   uint32_t magic;
@@ -34,8 +33,8 @@ struct password_job {
   struct loop *loop;
   struct counters *counters;
   struct dict *known;       /* held */
-  struct dict_entry *place; /* in the queue; NULL: it was full */
-  bool is_done, is_right;
+  struct dict_entry *place; /* among those of its hash; NULL: there was none left */
+  bool is_guests, is_done, is_right;
   unsigned char digest[DIGEST_BYTES];
   char hash[PASSWORD_HASH_BYTES], text[PASSWORD_TEXT_BYTES];
   size_t hash_length, text_length;
@@ -72,11 +71,19 @@ static void worked(uv_work_t *work, int status) {
   loop_flush(loop);
 }
 
+/* As many are checked of one hash as there is room left: whoever guesses at a user's password, or at names that are not there, keeps nobody else out. Guests
+ * leave half of the room to others. Two workers at once may go one over it. */
+static struct dict_entry *find_place(struct password_job *job) {
+  uint32_t held = dict_holds(job->known);
+  if (held >= (job->is_guests ? LIMIT_PASSWORDS / 2 : LIMIT_PASSWORDS)) return NULL;
+  return dict_acquire(job->known, asker_of(job->loop, NULL), span_make(job->hash, job->hash_length), LIMIT_PASSWORDS - held);
+}
+
 bool operation_start_password(struct operation *operation) {
   struct password_job *job = operation->password;
   struct worker *worker = operation->exchange->worker;
   job->loop = &worker->loop;
-  job->place = dict_acquire(job->known, asker_of(job->loop, NULL), QUEUE, LIMIT_PASSWORDS);
+  job->place = find_place(job);
   if (job->place == NULL) {
     counter_add(worker->options.counters, COUNTER_LIMIT_PASSWORDS, 1);
     return false;
@@ -165,6 +172,7 @@ static int core_password_verify(lua_State *L) {
   memcpy(job->digest, digest, DIGEST_BYTES);
   memcpy(job->hash, hash.data, hash.length);
   if (text.length) memcpy(job->text, text.data, text.length);
+  job->is_guests = state->is_guest;
   job->hash_length = hash.length;
   job->text_length = text.length;
   struct operation *operation = operation_want(state, OPERATION_PASSWORD, OPERATION_TIMEOUT_MS);

@@ -1,5 +1,7 @@
 """Basic authentication over real HTTP: Secrets, hashes, what is remembered, what fails closed."""
 import base64
+import contextlib
+import socket
 import subprocess
 import threading
 import time
@@ -9,8 +11,10 @@ from harness import Echo, config_map, service, slice_of, wait_until
 from worlds import case, running
 
 APR1 = subprocess.run(["openssl", "passwd", "-apr1", "secret"], check=True, capture_output=True, text=True).stdout.strip()
+SHA512_OF_BOB = subprocess.run(["openssl", "passwd", "-6", "-salt", "bobs", "secret"], check=True, capture_output=True, text=True).stdout.strip()
 SHA512 = subprocess.run(["openssl", "passwd", "-6", "secret"], check=True, capture_output=True, text=True).stdout.strip()
 BCRYPT = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC"  # myPassword
+COSTLY = "$2y$10$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2"
 SLOW = "$2y$14$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2"  # nobody's
 
 
@@ -31,9 +35,11 @@ def auth(host, **annotations):
 def proxy():
     app = Echo("app")
     objects = [
+        *[auth(f"{name}.example", auth_secret=name) for name in ("slow", "guessed", "alike")],
         secret("users", auth=htpasswd(ann=APR1, bob=SHA512, cid=BCRYPT, dan="{PLAIN}plain")), secret("map", eve=APR1), secret("foreign", "other", auth=htpasswd(ann=APR1)),
-        secret("slow", auth=htpasswd(slow=SLOW, dan="{PLAIN}plain")), secret("odd", users="x"), config_map("settings", {"use-forwarded-headers": "true"}),
-        auth("file.example", auth_realm="The shop"), auth("map.example", auth_secret="map", auth_secret_type="auth-map"), auth("slow.example", auth_secret="slow"),
+        secret("slow", auth=htpasswd(slow=SLOW, dan="{PLAIN}plain")), secret("odd", users="x"), secret("guessed", auth=htpasswd(guessed=COSTLY, bob=SHA512_OF_BOB)),
+        secret("alike", auth=htpasswd(bob=SHA512_OF_BOB)), config_map("settings", {"use-forwarded-headers": "true"}),
+        auth("file.example", auth_realm="The shop"), auth("map.example", auth_secret="map", auth_secret_type="auth-map"),
         auth("missing.example", path=["/", "/b"], auth_secret="nobody"), auth("foreign.example", auth_secret="other/foreign"), auth("odd.example", auth_secret="odd"),
         case("digest.example", auth_type="digest", auth_secret="users"), auth("cors.example", enable_cors="true"), auth("moved.example", permanent_redirect="https://other.example/"),
         auth("any.example", satisfy="any", whitelist_source_range="10.0.0.0/8"), auth("acme.example", path=["/", "/.well-known/acme-challenge"]), case("plain.example")]
@@ -93,6 +99,17 @@ def test_a_slow_hash_holds_nobody_else_up(proxy):
         served += 2
     assert sorted(set(statuses)) in ([401], [401, 503], [503])  # 503: it took longer than five seconds
     assert served > 5 * (time.monotonic() - began)
+
+
+def test_guessing_a_password_keeps_nobody_else_out(proxy):
+    before = proxy.metric("moongate_limit_passwords_total")
+    with contextlib.ExitStack() as opened:
+        for i in range(100):
+            value = base64.b64encode(b"guessed:%d" % i)
+            opened.enter_context(socket.create_connection((proxy.address, proxy.http_port), 10)).sendall(b"GET / HTTP/1.1\r\nHost: guessed.example\r\nAuthorization: Basic " + value + b"\r\n\r\n")
+        wait_until(lambda: proxy.metric("moongate_limit_passwords_total") > before, what="more than there is room for")
+        assert [ask(proxy, host, "bob", "secret").status for host in ("guessed.example", "alike.example")] == [200, 200]
+    wait_until(lambda: proxy.metric("moongate_hooks_waiting") == 0, what="the end of the guesses")
 
 
 def test_a_secret_changes(moongate, echo):
