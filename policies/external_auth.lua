@@ -144,6 +144,13 @@ local function read_fields(route, ref)
   return fields
 end
 
+local function text_of(fields)
+  local lines = {}
+  for name, text in pairs(fields) do lines[#lines + 1] = name .. ": " .. text end
+  table.sort(lines)
+  return table.concat(lines, "\n")
+end
+
 --- The text that tells visitors apart, its variables apart from each other, so that nobody's values pass for another's; and those of them that a visitor may
 --- lack, or nil.
 local function read_key(template)
@@ -194,7 +201,7 @@ local function read_choice(route, prefix, values)
     config.key, config.known = read_key(value "auth-cache-key")
     config.lifetimes = lifetimes_of(value "auth-cache-duration")
     local about = { route.host.name, route.source.namespace, route.source.name, route.path, route.path_type or "", config.method or "" }
-    for _, item in ipairs { tostring(value "auth-url"), table.concat(config.names, ",") } do table.insert(about, item) end
+    for _, item in ipairs { tostring(value "auth-url"), table.concat(config.names, ","), text_of(config.fields or {}) } do table.insert(about, item) end
     config.about = table.concat(about, "\n")
   end
   config.url, config.xff = moongate.template "$scheme://$http_host$request_uri", moongate.template "$full_x_forwarded_for"

@@ -1,4 +1,5 @@
 -- luacheck: no max line length
+local core = require "moongate.core"
 local testing = require "moongate.testing"
 
 --- A route with these annotations (without "auth-" before their names), and what its service was asked. `answer`: what it says, or a function of the question.
@@ -276,6 +277,15 @@ describe("external auth", function()
       assert.equal(2, (questions({ ["-cache-duration"] = "403 1m, 200 0s" }, { status = 200 }, ann, ann)))
       assert.equal(1, (questions({ ["-cache-duration"] = "5m" }, { status = 200 }, ann, ann)))
       assert.equal(2, (questions({ ["-cache-duration"] = "5m" }, { status = 401 }, ann, ann)))
+    end)
+    it("is what was asked with the same fields of a ConfigMap", function()
+      local function about(tenant)
+        local annotations = { ["-url"] = URL, ["-cache-key"] = "$cookie_s", ["-proxy-set-headers"] = "extra" }
+        local route = guarded(annotations, nil, { config_maps = { ["default/extra"] = { ["X-Tenant"] = tenant, ["X-More"] = "x" } } })
+        return core.pack.decode(route.policies[1].route.config).about
+      end
+      assert.equal(about "one", about "one")
+      assert.not_equal(about "one", about "two")
     end)
     it("is never no answer", function() assert.equal(2, (questions({}, function() return nil, "gone" end, ann, ann))) end)
     it("is not what the service wants forgotten", function()
