@@ -27,6 +27,13 @@ local function trim(text)
   return text:match("^%s*(.-)%s*$")
 end
 
+local function sorted(map)
+  local keys = {}
+  for key in pairs(map) do keys[#keys + 1] = key end
+  table.sort(keys)
+  return keys
+end
+
 --- Users and hashes of htpasswd's lines; the first of two with one name counts.
 local function users_of_file(text)
   local users = {}
@@ -45,24 +52,32 @@ end
 
 --- A hash that no password has, and that takes as long as one of the users': what is done for a name that is not there. Nil: theirs take no time.
 local function decoy_of(users)
-  local names = {}
+  local first
   for name, hash in pairs(users) do
-    if hash:sub(1, 1) ~= "{" and not moongate.password.complaint(hash) then names[#names + 1] = name end
+    if (not first or name < first) and hash:sub(1, 1) ~= "{" and not moongate.password.complaint(hash) then first = name end
   end
-  if #names == 0 then return nil end
-  table.sort(names)
-  local hash = users[names[1]]
-  return hash:sub(1, -2) .. (hash:sub(-1) == "." and "/" or ".")
+  return first and users[first]:sub(1, -2) .. (users[first]:sub(-1) == "." and "/" or ".")
 end
 
+local NAMES_SHOWN = 3
+
+--- One line for all whose hash is wrong in one way.
 local function note_bad_hashes(route, ref, users)
-  local names = {}
-  for name in pairs(users) do names[#names + 1] = name end
-  table.sort(names)
+  local names, bad = sorted(users), {}
   if #names == 0 then route:warn("auth-secret: " .. ref .. " has no user: nobody gets in") end
   for _, name in ipairs(names) do
     local why = moongate.password.complaint(users[name])
-    if why then route:warn(("auth-secret: %s %s: the user %s does not get in"):format(ref, why, (name:gsub("%c", "?")))) end
+    if why then
+      bad[why] = bad[why] or {}
+      table.insert(bad[why], (name:gsub("%c", "?")))
+    end
+  end
+  for _, why in ipairs(sorted(bad)) do
+    local list = bad[why]
+    local who = #list == 1 and "the user " or "the users "
+    who = who .. table.concat(list, ", ", 1, math.min(#list, NAMES_SHOWN))
+    if #list > NAMES_SHOWN then who = ("%s and %d others"):format(who, #list - NAMES_SHOWN) end
+    route:warn(("auth-secret: %s %s: %s %s not get in"):format(ref, why, who, #list == 1 and "does" or "do"))
   end
   return #names > 0
 end

@@ -126,6 +126,12 @@ describe("basic-auth", function()
   it("says whose hash is none, and lets nobody in by it", function()
     local route = gate()
     assert.same({ "auth-secret: users has a hash of an unknown form: the user bad does not get in" }, { route.findings[1].text, route.findings[2] })
+    local lines = {}
+    for i = 1, 1000 do lines[i] = ("user%04d:$y$hash"):format(i) end
+    route = gate(nil, { secrets = { ["default/users"] = { auth = table.concat(lines, "\n") .. "\nodd\1:{SHA}x\nann:" .. BCRYPT } } })
+    assert.equal("auth-secret: users has a SHA hash that is malformed: the user odd? does not get in", route.findings[1].text)
+    assert.equal("auth-secret: users has a hash of an unknown form: the users user0001, user0002, user0003 and 997 others do not get in", route.findings[2].text)
+    assert.is_nil(route.findings[3])
     route = gate { ["auth-secret"] = "empty" }
     assert.equal("auth-secret: empty has no user: nobody gets in", route.findings[1].text)
     assert.equal(401, (status(route, "ann", "correct horse")))
