@@ -155,6 +155,7 @@ describe("the admission webhook", function()
     ["our own prefix's value"] = { { annotations = { ["moongate.io/ssl-redirect"] = "maybe" } }, "ssl-redirect: maybe is " },
     ["a snippet"] = { { annotations = { ["configuration-snippet"] = "deny all;" } },
       "configuration-snippet: deny all; is nginx configuration text, and there is no nginx here" },
+    ["a guard's value without what it requires"] = { { annotations = { ["auth-secret"] = "users" } }, "auth-secret: users has no effect without auth-type" },
     ["a guard that is not there yet"] = { { annotations = { ["auth-snippet"] = "x" } }, "auth-snippet: " },
   } do
     it("refuses " .. name, function() refused(start(), case[2], ingress(case[1])) end)
