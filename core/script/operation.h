@@ -44,6 +44,7 @@ struct operation {
   struct upstream_ref upstream;
   bool has_upstream; /* the call goes to an endpoint of it */
   struct password_job *password;
+  struct list in_password; /* among those that wait for it */
 };
 
 struct http_call;

@@ -1,6 +1,6 @@
 /* Operation password: moongate.password over password.c. What takes its time is done by libuv's pool, at a lower priority than the workers, and what was found
- * right is remembered for a while: a dictionary of the process holds its digest. A job lives until the pool has done with it, whatever became of the exchange.
- * Worker's thread, but for `work`. */
+ * right is remembered for a while: a dictionary of the process holds its digest. A job is for all who ask the same of one state while it runs; it lives until
+ * the pool has done with it, whatever became of their exchanges. Worker's thread, but for `work`. */
 #include <lauxlib.h>
 #include <openssl/evp.h>
 #include <stdlib.h>
@@ -21,6 +21,7 @@
 #define REMEMBERED_MS 300000u
 #define DIGEST_BYTES 32u
 #define NICE 10
+#define WAITING_MAX (LIMIT_WAITING / 16) /* for one job, so that nobody's guesses fill the room of all that wait */
 
 /* The dictionary's owner and name are such that no policy has it; only jobs hold something of it. */
 #define OWNER SPAN("\n")
@@ -29,12 +30,14 @@
 struct password_job {
   uint32_t magic;
   uv_work_t work;
-  struct operation *operation; /* NULL: nobody waits any more */
+  unsigned holders;     /* operations, and the pool */
+  struct list waiting;  /* operations that began */
+  struct list in_state; /* while it runs and somebody waits */
+  struct list *jobs;    /* of the state that asked first */
   struct loop *loop;
-  struct counters *counters;
   struct dict *known;       /* held */
   struct dict_entry *place; /* among those of its hash; NULL: there was none left */
-  bool is_guests, is_done, is_right;
+  bool is_guests, is_running, is_done, is_right;
   unsigned char digest[DIGEST_BYTES];
   char hash[PASSWORD_HASH_BYTES], text[PASSWORD_TEXT_BYTES];
   size_t hash_length, text_length;
@@ -42,7 +45,9 @@ struct password_job {
 
 static struct dict_asker asker_of(struct loop *loop, struct counters *counters) { return (struct dict_asker){loop_now_ms(loop) + 1, counters}; }
 
-static void job_free(struct password_job *job) {
+static void job_release(struct password_job *job) {
+  must(job->magic == JOB_MAGIC && job->holders > 0);
+  if (--job->holders > 0) return;
   if (job->place) dict_give_back(job->known, job->place);
   dict_release(job->known);
   explicit_bzero(job->text, sizeof job->text);
@@ -66,8 +71,14 @@ static void worked(uv_work_t *work, int status) {
     dict_set(job->known, asker_of(loop, NULL), span_make((const char *)job->digest, DIGEST_BYTES), &yes, REMEMBERED_MS, false);
   }
   job->is_done = status == 0;
-  if (job->operation) exchange_hook_resume(job->operation->exchange); /* which frees the job, or waits for another thing */
-  else job_free(job);
+  job->is_running = false;
+  list_remove(&job->in_state);
+  while (!list_is_empty(&job->waiting)) { /* whoever goes on may end others of them */
+    struct operation *operation = container_of(job->waiting.next, struct operation, in_password);
+    list_remove(&operation->in_password);
+    exchange_hook_resume(operation->exchange);
+  }
+  job_release(job);
   loop_flush(loop);
 }
 
@@ -79,18 +90,26 @@ static struct dict_entry *find_place(struct password_job *job) {
   return dict_acquire(job->known, asker_of(job->loop, NULL), span_make(job->hash, job->hash_length), LIMIT_PASSWORDS - held);
 }
 
+static bool begin(struct password_job *job, struct loop *loop) {
+  job->loop = loop;
+  job->place = find_place(job);
+  if (job->place == NULL) return false;
+  job->work.data = job;
+  must(uv_queue_work(&loop->uv, &job->work, work, worked) == 0);
+  job->is_running = true;
+  job->holders++;
+  list_insert_last(job->jobs, &job->in_state);
+  return true;
+}
+
 bool operation_start_password(struct operation *operation) {
   struct password_job *job = operation->password;
   struct worker *worker = operation->exchange->worker;
-  job->loop = &worker->loop;
-  job->place = find_place(job);
-  if (job->place == NULL) {
+  if (job->is_running ? job->holders > WAITING_MAX : !begin(job, &worker->loop)) {
     counter_add(worker->options.counters, COUNTER_LIMIT_PASSWORDS, 1);
     return false;
   }
-  job->operation = operation;
-  job->work.data = job;
-  must(uv_queue_work(&job->loop->uv, &job->work, work, worked) == 0);
+  list_insert_last(&job->waiting, &operation->in_password);
   return true;
 }
 
@@ -101,7 +120,7 @@ int operation_push_password(struct operation *operation, lua_State *L) {
     return 1;
   }
   lua_pushnil(L);
-  lua_pushstring(L, job->place ? "timeout" : "too many passwords are being checked");
+  lua_pushstring(L, operation->is_timed_out ? "timeout" : "too many passwords are being checked");
   return 2;
 }
 
@@ -109,11 +128,12 @@ void operation_end_password(struct operation *operation) {
   struct password_job *job = operation->password;
   operation->password = NULL;
   if (job == NULL) return;
-  bool is_at_work = job->operation && !job->is_done && job->work.data;
-  job->operation = NULL;
-  /* One that has not begun is called back too, with UV_ECANCELED. */
-  if (is_at_work) (void)uv_cancel((uv_req_t *)&job->work);
-  else job_free(job);
+  list_remove(&operation->in_password);
+  if (job->is_running && list_is_empty(&job->waiting)) {
+    list_remove(&job->in_state);
+    (void)uv_cancel((uv_req_t *)&job->work); /* one that has not begun is called back too, with UV_ECANCELED */
+  }
+  job_release(job);
 }
 
 /* ---- Lua */
@@ -142,6 +162,31 @@ static bool is_known(struct dict *known, struct dict_asker asker, const unsigned
   return value.kind == DICT_BOOLEAN;
 }
 
+static struct password_job *find_job(struct list *jobs, const unsigned char digest[DIGEST_BYTES]) {
+  for (struct list *node = jobs->next; node != jobs; node = node->next) {
+    struct password_job *job = container_of(node, struct password_job, in_state);
+    if (memcmp(job->digest, digest, DIGEST_BYTES) == 0) return job;
+  }
+  return NULL;
+}
+
+static struct password_job *make_job(struct script_state *state, struct span hash, struct span text, const unsigned char digest[DIGEST_BYTES]) {
+  struct password_job *job = calloc(1, sizeof *job);
+  must(job != NULL);
+  job->magic = JOB_MAGIC;
+  job->jobs = &state->password_jobs;
+  list_init(&job->waiting);
+  list_init(&job->in_state);
+  job->known = dict_hold(state->dicts, OWNER, NAME);
+  memcpy(job->digest, digest, DIGEST_BYTES);
+  memcpy(job->hash, hash.data, hash.length);
+  if (text.length) memcpy(job->text, text.data, text.length);
+  job->is_guests = state->is_guest;
+  job->hash_length = hash.length;
+  job->text_length = text.length;
+  return job;
+}
+
 /* password.verify(hash, text) -> boolean | nil, why */
 static int core_password_verify(lua_State *L) {
   static const char function[] = "password.verify";
@@ -165,18 +210,11 @@ static int core_password_verify(lua_State *L) {
     lua_pushboolean(L, true);
     return 1;
   }
-  struct password_job *job = calloc(1, sizeof *job);
-  must(job != NULL);
-  job->magic = JOB_MAGIC;
-  job->known = dict_hold(state->dicts, OWNER, NAME);
-  memcpy(job->digest, digest, DIGEST_BYTES);
-  memcpy(job->hash, hash.data, hash.length);
-  if (text.length) memcpy(job->text, text.data, text.length);
-  job->is_guests = state->is_guest;
-  job->hash_length = hash.length;
-  job->text_length = text.length;
   struct operation *operation = operation_want(state, OPERATION_PASSWORD, OPERATION_TIMEOUT_MS);
-  operation->password = job;
+  list_init(&operation->in_password);
+  operation->password = find_job(&state->password_jobs, digest);
+  if (operation->password == NULL) operation->password = make_job(state, hash, text, digest);
+  operation->password->holders++;
   return operation_yield(L, operation);
 }
 

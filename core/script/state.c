@@ -134,6 +134,7 @@ static int release_record(lua_State *L) {
 static struct script_state *record_new(const char *owner, struct log *log) {
   struct script_state *state = calloc(1, sizeof *state);
   must(state != NULL);
+  list_init(&state->password_jobs);
   state->magic = STATE_MAGIC;
   state->owner = strdup(owner);
   state->log = log;

@@ -13,6 +13,7 @@
 #include "base/buffer.h"
 #include "base/counters.h"
 #include "base/dict.h"
+#include "base/list.h"
 #include "base/log.h"
 #include "base/series.h"
 #include "base/span.h"
@@ -74,6 +75,7 @@ struct script_state {
   struct series_registry *series; /* NULL where no requests come */
   struct dict_store *dicts;       /* the same */
   struct dict *passwords;         /* what operation_password.c remembers; NULL until it does */
+  struct list password_jobs;      /* that somebody waits for */
   bool has_told_dropped;          /* a counter beyond the owner's share was logged */
   /* bounds of guests; enforced only while their code runs, so that the runtime's own calls cannot fail */
   size_t memory_used, memory_limit;

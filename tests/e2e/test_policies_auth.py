@@ -14,6 +14,7 @@ APR1 = subprocess.run(["openssl", "passwd", "-apr1", "secret"], check=True, capt
 SHA512_OF_BOB = subprocess.run(["openssl", "passwd", "-6", "-salt", "bobs", "secret"], check=True, capture_output=True, text=True).stdout.strip()
 SHA512 = subprocess.run(["openssl", "passwd", "-6", "secret"], check=True, capture_output=True, text=True).stdout.strip()
 BCRYPT = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC"  # myPassword
+HEAVY = subprocess.run(["openssl", "passwd", "-6", "-salt", "rounds=200000$salt", "secret"], check=True, capture_output=True, text=True).stdout.strip()
 COSTLY = "$2y$10$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2"
 SLOW = "$2y$14$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2"  # nobody's
 
@@ -35,10 +36,10 @@ def auth(host, **annotations):
 def proxy():
     app = Echo("app")
     objects = [
-        *[auth(f"{name}.example", auth_secret=name) for name in ("slow", "guessed", "alike")],
+        *[auth(f"{name}.example", auth_secret=name) for name in ("slow", "guessed", "alike", "crowd")],
         secret("users", auth=htpasswd(ann=APR1, bob=SHA512, cid=BCRYPT, dan="{PLAIN}plain")), secret("map", eve=APR1), secret("foreign", "other", auth=htpasswd(ann=APR1)),
         secret("slow", auth=htpasswd(slow=SLOW, dan="{PLAIN}plain")), secret("odd", users="x"), secret("guessed", auth=htpasswd(guessed=COSTLY, bob=SHA512_OF_BOB)),
-        secret("alike", auth=htpasswd(bob=SHA512_OF_BOB)), config_map("settings", {"use-forwarded-headers": "true"}),
+        secret("crowd", auth=htpasswd(ann=HEAVY)), secret("alike", auth=htpasswd(bob=SHA512_OF_BOB)), config_map("settings", {"use-forwarded-headers": "true"}),
         auth("file.example", auth_realm="The shop"), auth("map.example", auth_secret="map", auth_secret_type="auth-map"),
         auth("missing.example", path=["/", "/b"], auth_secret="nobody"), auth("foreign.example", auth_secret="other/foreign"), auth("odd.example", auth_secret="odd"),
         case("digest.example", auth_type="digest", auth_secret="users"), auth("cors.example", enable_cors="true"), auth("moved.example", permanent_redirect="https://other.example/"),
@@ -109,6 +110,30 @@ def test_guessing_a_password_keeps_nobody_else_out(proxy):
             opened.enter_context(socket.create_connection((proxy.address, proxy.http_port), 10)).sendall(b"GET / HTTP/1.1\r\nHost: guessed.example\r\nAuthorization: Basic " + value + b"\r\n\r\n")
         wait_until(lambda: proxy.metric("moongate_limit_passwords_total") > before, what="more than there is room for")
         assert [ask(proxy, host, "bob", "secret").status for host in ("guessed.example", "alike.example")] == [200, 200]
+    wait_until(lambda: proxy.metric("moongate_hooks_waiting") == 0, what="the end of the guesses")
+
+
+def test_one_user_many_times_at_once_is_no_crowd(proxy):
+    before = proxy.metric("moongate_limit_passwords_total")
+    request = b"GET / HTTP/1.1\r\nHost: crowd.example\r\nAuthorization: Basic " + base64.b64encode(b"ann:secret") + b"\r\n\r\n"
+    with contextlib.ExitStack() as opened:
+        made = [opened.enter_context(socket.create_connection((proxy.address, proxy.http_port), 30)) for _ in range(150)]
+        for one in made:
+            one.sendall(request)
+        for one in made[::10]:  # some leave, and take nobody with them
+            one.close()
+        assert {one.recv(12) for one in made if one.fileno() >= 0} == {b"HTTP/1.1 200"}
+    assert proxy.metric("moongate_limit_passwords_total") == before
+
+
+def test_a_crowd_leaves_room_to_others_that_wait(proxy):
+    before = proxy.metric("moongate_limit_passwords_total")
+    request = b"GET / HTTP/1.1\r\nHost: slow.example\r\nAuthorization: Basic " + base64.b64encode(b"slow:guess") + b"\r\n\r\n"
+    with contextlib.ExitStack() as opened:
+        for _ in range(560):  # more than 256 for one of the two workers
+            opened.enter_context(socket.create_connection((proxy.address, proxy.http_port), 30)).sendall(request)
+        wait_until(lambda: proxy.metric("moongate_limit_passwords_total") > before, what="those that found no room")
+        assert proxy.metric("moongate_hooks_waiting") <= 512
     wait_until(lambda: proxy.metric("moongate_hooks_waiting") == 0, what="the end of the guesses")
 
 
