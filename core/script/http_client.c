@@ -10,6 +10,7 @@
 #include <strings.h>
 
 #include "base/check.h"
+#include "base/hashmap.h"
 #include "base/limits.h"
 #include "base/own_address.h"
 #include "http/head_check.h"
@@ -39,8 +40,14 @@ struct http_client {
   uv_timer_t *timer; /* on the heap, since it outlives us by a turn */
   X509_STORE *authorities;
   unsigned running, guests_running; /* guests leave half of the room to others */
-  struct list calls;                /* that run */
+  struct hashmap services;          /* that calls run to */
   size_t turn;                      /* a name's addresses take turns */
+};
+
+/* Where calls of guests, or of others, go: a host in lower case, a port. There is one as long as a call runs. */
+struct http_service {
+  unsigned running;
+  char key[272];
 };
 
 /* A socket that libcurl waits for; frees itself when libuv has let go. */
@@ -163,7 +170,8 @@ static void detach(struct http_call *call) {
   must(client->running > 0);
   client->running--;
   client->guests_running -= call->is_guests;
-  list_remove(&call->in_client);
+  if (--call->service->running == 0) free(hashmap_remove(&client->services, span_of(call->service->key)));
+  call->service = NULL;
   call->client = NULL;
   list_remove(&call->waiting);
   list_init(&call->waiting);
@@ -418,26 +426,23 @@ static void on_name(void *context, struct list *waiting, const struct address *a
   loop_flush(client->loop);
 }
 
-/* Of the same kind: guests and others have rooms of their own. */
-static unsigned calls_to_service(const struct http_client *client, const struct http_call *of) {
-  unsigned found = 0;
-  for (const struct list *node = client->calls.next; node != &client->calls; node = node->next) {
-    const struct http_call *call = container_of(node, struct http_call, in_client);
-    found += call->port == of->port && call->is_guests == of->is_guests && strcasecmp(call->host, of->host) == 0;
-  }
-  return found;
+/* Guests and others have services of their own, as they have rooms. */
+static void make_key(const struct http_call *call, struct http_service *service) {
+  snprintf(service->key, sizeof service->key, "%c %u %s", call->is_guests ? 'g' : 'o', call->port, call->host);
+  for (char *c = service->key; *c; c++)
+    if (*c >= 'A' && *c <= 'Z') *c = (char)(*c + 32);
 }
 
-/* A service may have as many calls as there is room left: the first one half of it, the second one a third, and whoever is slow leaves some to the next. They
- * are counted only where it can matter. */
-static bool has_room(const struct http_client *client, struct http_call *call) {
-  unsigned left = LIMIT_HTTP_CALLS - client->running, running = call->is_guests ? client->guests_running : client->running;
+/* A service may have as many calls as there is room left: the first one half of it, the second one half of the rest, and whoever is slow leaves some to
+ * the next. */
+static bool has_room(const struct http_client *client, struct http_call *call, unsigned running) {
+  unsigned left = LIMIT_HTTP_CALLS - client->running;
   unsigned guests_left = LIMIT_HTTP_CALLS / 2 - client->guests_running;
   if (call->is_guests && guests_left < left) left = guests_left;
   if (left == 0) {
     set_error(call, "too many requests of policies are running");
     count(client, COUNTER_LIMIT_HTTP_CALLS);
-  } else if (running >= left && calls_to_service(client, call) >= left) {
+  } else if (running >= left) {
     set_error(call, "too many requests to this service are running");
     count(client, COUNTER_LIMIT_HTTP_SERVICE_CALLS);
   } else {
@@ -446,9 +451,20 @@ static bool has_room(const struct http_client *client, struct http_call *call) {
   return false;
 }
 
+static struct http_service *add_service(struct http_client *client, const char *key) {
+  struct http_service *service = calloc(1, sizeof *service);
+  must(service != NULL);
+  snprintf(service->key, sizeof service->key, "%s", key);
+  hashmap_put(&client->services, span_of(service->key), service);
+  return service;
+}
+
 bool http_client_start(struct http_client *client, struct http_call *call) {
   must(client_of(client) && call_of(call)->client == NULL);
-  if (!has_room(client, call)) return false;
+  struct http_service wanted;
+  make_key(call, &wanted);
+  struct http_service *service = hashmap_get(&client->services, span_of(wanted.key));
+  if (!has_room(client, call, service ? service->running : 0)) return false;
   struct address literal;
   const struct address *known = NULL;
   size_t known_count = 0;
@@ -463,7 +479,8 @@ bool http_client_start(struct http_client *client, struct http_call *call) {
   }
   client->running++;
   client->guests_running += call->is_guests;
-  list_insert_last(&client->calls, &call->in_client);
+  call->service = service ? service : add_service(client, wanted.key);
+  call->service->running++;
   call->client = client;
   if (call->address_count > 0) {
     connect_call(call);
@@ -568,7 +585,7 @@ struct http_client *http_client_new(struct loop *loop, struct counters *counters
   char error[128];
   must(client != NULL && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK);
   client->magic = CLIENT_MAGIC;
-  list_init(&client->calls);
+  hashmap_init_borrowing(&client->services);
   client->loop = loop;
   client->counters = counters;
   client->options = *options;
@@ -589,7 +606,8 @@ struct http_client *http_client_new(struct loop *loop, struct counters *counters
 
 void http_client_free(struct http_client *client) {
   if (client == NULL) return;
-  must(client_of(client)->running == 0);
+  must(client_of(client)->running == 0 && client->services.count == 0);
+  hashmap_free(&client->services);
   curl_multi_cleanup(client->multi);
   http_names_free(client->names);
   uv_close((uv_handle_t *)client->timer, free_timer);

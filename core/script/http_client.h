@@ -12,6 +12,7 @@
 #include "net/loop.h"
 
 struct http_client;
+struct http_service;
 struct curl_slist;
 struct Curl_URL;
 
@@ -51,7 +52,8 @@ struct http_call {
   void *easy;
   struct Curl_URL *parsed;
   struct curl_slist *lines, *connect_to;
-  struct list in_client, waiting; /* waiting: in the name that it waits for */
+  struct list waiting;          /* in the name that it waits for */
+  struct http_service *service; /* while it runs */
   char host[256];
   uint16_t port;
   struct buffer head; /* of the answer, as much as is there */
