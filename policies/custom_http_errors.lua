@@ -9,7 +9,7 @@ local policy = {
     },
     ["default-backend"] = {
       type = "string", pattern = "^[a-z][a-z0-9-]*$", max_length = 63,
-      doc = "A Service of the same namespace, by its first port: answers errors, and requests while the route's own Service has no endpoint.",
+      doc = "A Service of the same namespace, by its first port: answers errors of custom-http-errors, and requests while the route's own has no endpoint.",
     },
     ["disable-proxy-intercept-errors"] = {
       type = "boolean", setting = "disable-proxy-intercept-errors", default = false,
@@ -18,22 +18,28 @@ local policy = {
   },
   settings = {
     ["custom-http-errors"] = {
-      type = "status_list", min = 300, max = 599, skip_invalid_items = true, doc = "Statuses whose answers the default backend replaces.",
+      type = "status_list", min = 300, max = 599, skip_invalid_items = true, doc = "Statuses whose answers the default backend of all replaces.",
     },
   },
 }
 
 function policy.attach(route, annotations, settings)
-  local service = annotations["default-backend"]
-  if service then route:set("fallback_upstream", service) end
+  local service, listed = annotations["default-backend"], annotations["custom-http-errors"]
+  local statuses, hooks = listed or settings["custom-http-errors"] or {}, {}
+  if service then
+    route:set("fallback_upstream", service)
+    hooks[1] = "balancer"
+  end
+  if #statuses > 0 then
+    route:set("intercept_errors", not annotations["disable-proxy-intercept-errors"])
+    hooks[#hooks + 1] = "header_filter"
+  end
+  if #hooks == 0 then return end
   local main = route.upstreams[1] or {}
-  local config = { namespace = route.source.namespace, ingress = route.source.name, service = main.service or "", port = main.port or "" }
-  config.upstream, config.leaves_applications = service and route:upstream(service), annotations["disable-proxy-intercept-errors"]
-  local statuses = annotations["custom-http-errors"] or settings["custom-http-errors"] or {}
-  if #statuses == 0 and not service then return end
-  config.codes = {}
+  local config = { namespace = route.source.namespace, ingress = route.source.name, service = main.service or "", port = main.port or "", codes = {} }
+  config.upstream = listed and service and route:upstream(service) -- what the ConfigMap lists is for the default backend of all
   for _, status in ipairs(statuses) do config.codes[tostring(status)] = true end
-  return config
+  return config, hooks
 end
 
 --- What ingress-nginx tells its error pages.
@@ -47,6 +53,13 @@ local function headers(exchange, config, code)
     ["X-Service-Name"] = config.service,
     ["X-Service-Port"] = config.port,
   }
+end
+
+--- A Service that has no endpoint is as good as none that is named: the default backend of all.
+local function pages(config)
+  if not config.upstream then return nil end
+  local _, ready = config.upstream:count()
+  return ready > 0 and config.upstream or nil
 end
 
 function policy.balancer(exchange, config)
@@ -65,9 +78,9 @@ function policy.header_filter(exchange, config)
     return
   end
   local code = tostring(status)
-  if not config.codes[code] or (source == "upstream" and (config.leaves_applications or exchange.upstream.fallback)) then return end
+  if not config.codes[code] or (source == "upstream" and exchange.upstream.fallback) then return end
   ctx.is_replaced, ctx.challenge = true, response.headers:all("WWW-Authenticate")
-  return exchange:replace_response(config.upstream, { path = "/", headers = headers(exchange, config, code) })
+  return exchange:replace_response(pages(config), { path = "/", headers = headers(exchange, config, code) })
 end
 
 return policy

@@ -119,6 +119,14 @@ describe("canary", function()
     assert.equal("default", side(testing.route { policy = "canary.lua", alternatives = { { service = "canary:80", annotations = rules } } }))
   end)
 
+  it("gets its requests while the main Service has no endpoint", function()
+    local rules = { ["canary-by-header"] = "X-Canary" }
+    local route = testing.route { policy = "canary.lua", alternatives = { { service = "canary:80", annotations = rules } },
+      services = { default = {}, ["canary:80"] = { "10.0.0.9:80" } } }
+    assert.equal("canary:80", side(route, { ["X-Canary"] = "always" }))
+    assert.equal(503, route:request({}).status)
+  end)
+
   it("has no rules on an Ingress that is none", function()
     assert.has_error(function() testing.route { policy = "canary.lua", annotations = { ["canary-weight"] = "50" } } end,
       "canary-weight: 50 has no effect: it is for Ingresses with canary")

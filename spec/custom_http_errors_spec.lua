@@ -94,13 +94,25 @@ describe("custom-http-errors", function()
 
   it("reads the ConfigMap, whose list an annotation replaces", function()
     local settings = { ["custom-http-errors"] = "404, 500,99,abc" }
-    local shop = route({ ["default-backend"] = "errors" }, { settings = settings, allow_findings = true })
-    assert.equal("a page", shop:request({ answers = answers(500) }).response.body)
+    local shop = route({}, { settings = settings, allow_findings = true })
+    assert.matches("<h1>500", shop:request({ answers = answers(500) }).response.body, 1, true)
     assert.equal(2, #shop.findings)
     shop = route({ ["default-backend"] = "errors", ["custom-http-errors"] = "403" }, { settings = settings, allow_findings = true })
     assert.equal("of the application", shop:request({ answers = answers(500) }).response.body)
     assert.equal("a page", shop:request({ answers = answers(403) }).response.body)
     assert.has_error(function() route({ ["custom-http-errors"] = "302" }) end, "custom-http-errors: 302 has the item 302, which is less than 400")
+  end)
+
+  it("sends what the ConfigMap lists to the default backend of all, never to the Ingress's own", function()
+    local shop = route({ ["default-backend"] = "errors" }, { settings = { ["custom-http-errors"] = "500" } })
+    local result = shop:request { answers = answers(500) }
+    assert.matches("<h1>500", result.response.body, 1, true) -- there is none here
+    assert.is_nil(result.sent.headers["x-code"])
+  end)
+
+  it("leaves an own default backend that has no endpoint out, as if it were not named", function()
+    local shop = route({ ["custom-http-errors"] = "404", ["default-backend"] = "errors" }, { services = { errors = {} } })
+    assert.matches("there is no default backend", table.concat(shop:request({ answers = answers(404) }).log), 1, true)
   end)
 end)
 
@@ -152,6 +164,26 @@ describe("exchange:replace_response", function()
   it("counts only when it is returned", function()
     local result = policy [[exchange:replace_response(config.upstream)]]:request { answers = answers(200) }
     assert.equal("of the application", result.response.body)
+  end)
+
+  it("leaves an application's answers to a route that does not intercept errors", function()
+    local function with(intercepts, status)
+      local shop = testing.route { source = [[local policy = { name = "probe", summary = "x", applies = "always" }
+        function policy.attach(route)
+          route:set("intercept_errors", ]] .. tostring(intercepts) .. [[)
+          return { upstream = route:upstream("errors:80") }
+        end
+        function policy.access(exchange)
+          if exchange.request.path == "/denied" then return exchange:deny(404) end
+        end
+        function policy.header_filter(exchange, config)
+          if exchange.response.status == 404 and exchange.response.source ~= "replacement" then return exchange:replace_response(config.upstream) end
+        end
+        return policy]], services = { ["errors:80"] = { ERRORS } } }
+      return shop:request({ uri = status, answers = answers(404) }).response.body
+    end
+    assert.same({ "a page", "a page" }, { with(true, "/"), with(true, "/denied") })
+    assert.same({ "of the application", "a page" }, { with(false, "/"), with(false, "/denied") })
   end)
 
   for _, case in ipairs {

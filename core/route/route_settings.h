@@ -35,7 +35,7 @@
   X(use_service_address, FLAG, 0, "the Service's own address is asked, not its endpoints") \
   X(fallback_upstream, TEXT, 0, "name:port, or name for its first port: stands in while the own Service has no endpoint") \
   X(satisfy, TEXT, 0, "all or any") \
-  X(intercept_errors, FLAG, 0, "no effect: custom-http-errors decides by itself") \
+  X(intercept_errors, FLAG, 1, "exchange:replace_response may replace an application's answer too") \
   X(compression, FLAG, 0, "no effect yet") \
   X(relative_redirects, FLAG, 0, "redirects that add a slash say a path") \
   X(port_in_redirects, FLAG, 0, "... or our port") \

@@ -149,7 +149,7 @@ MEMBER(exchange_do_replace_response) {
     return luaL_error(L, "%s: wants what route:upstream() gave, or nil for the default backend", function);
   if (exchange->replacement) return luaL_error(L, "%s: the answer is replaced already", function);
   if (exchange->response == NULL || exchange->response->status == 101) return luaL_error(L, "%s: there is no answer to replace", function);
-  if (exchange->is_final) return 0;
+  if (exchange->is_final || (exchange->source == ANSWER_UPSTREAM && !exchange->settings->intercept_errors)) return 0;
   begin(part);
   part->method = part->upstream_name = (struct span){NULL, 0};
   part->upstream = (struct upstream_ref){UPSTREAM_NONE, 0};

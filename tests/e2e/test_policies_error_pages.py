@@ -121,8 +121,16 @@ def test_the_list_of_the_configmap(world):
 
 
 def test_the_default_backend_service():
-    app, pages = Echo("app"), Origin(page)
-    manifests = {"app.json": [service(), *slice_of([app.port]), service("pages"), *slice_of([pages.port], name="pages")], "ingress.json": [case("a.example", custom_http_errors="404")]}
-    with running(manifests, [app], flags=["--default-backend-service", "default/pages"]) as proxy:
-        assert "X-Code: 404" in proxy.request("/status/404", "a.example").text
+    """It answers what no Ingress has an own one for, and all that the ConfigMap lists."""
+    app, pages, own = Echo("app"), Origin(page), Origin(page)
+    services = [service(), *slice_of([app.port]), service("pages"), *slice_of([pages.port], name="pages"), service("own"), *slice_of([own.port], name="own"), service("empty")]
+    cases = [case("a.example", custom_http_errors="404"), case("listed.example", default_backend="own"), case("both.example", default_backend="own", custom_http_errors="404"),
+             case("empty.example", default_backend="empty", custom_http_errors="404"), case("gone.example", default_backend="nobody", custom_http_errors="404")]
+    manifests = {"app.json": services, "ingress.json": cases, "settings.json": [config_map("settings", {"custom-http-errors": "404,500"})]}
+    with running(manifests, [app], flags=["--default-backend-service", "default/pages", "--configmap", "default/settings"], expect_errors=["default/empty", "default/nobody"]) as proxy:
+        for host, status, count in (("a", 404, 1), ("listed", 404, 2), ("listed", 500, 3), ("empty", 404, 4), ("gone", 404, 5), ("both", 404, 5), ("both", 500, 5)):
+            answer = proxy.request(f"/status/{status}", host + ".example")
+            assert (answer.status, len(pages.heads), len(own.heads)) == (status, count, int(host == "both")), host
+            assert ("X-Code: " in answer.text) == (f"{host} {status}" != "both 500")
     pages.close()
+    own.close()
