@@ -12,11 +12,24 @@ pass() { passed=$((passed + $1)); }
 fail() { failed=$((failed + $1)); }
 section() { printf '\n== %s\n' "$1"; }
 
-# One program that prints TAP; its exit status and its last lines count too.
-tap() { # name, command...
-  local name=$1 out="$log/$1.log" status ok bad
+# Programs that do not disturb each other run at once, as many as there are processors; four at most, since some look at the time that things take.
+declare -A started
+room=$(nproc)
+[ "$room" -le 4 ] || room=4
+trap 'kill $(jobs -p) 2>/dev/null' EXIT
+
+start() { # name, program...: as soon as there is room; what it prints is in its log
+  local name=$1
   shift
-  "$@" >"$out" 2>&1
+  while [ "$(jobs -rp | wc -l)" -ge "$room" ]; do wait -n; done
+  "$@" >"$log/$name.log" 2>&1 &
+  started[$name]=$!
+}
+
+# What became of a program that prints TAP; its exit status and its last lines count too.
+tap() { # name
+  local name=$1 out="$log/$1.log" status ok bad
+  wait "${started[$name]}"
   status=$?
   ok=$(grep -cE '^ok ' "$out")
   bad=$(grep -E '^not ok |^ok .*# (SKIP|skip)' "$out" | wc -l)
@@ -54,11 +67,13 @@ run_unit() {
   section "unit tests (ASan, UBSan)"
   build dev units || return
   one state python3 tests/checks/state.py
-  local test
+  local test tests=() room=$((2 * room)) # most of their time they wait
   for test in build/dev/unit/test_*; do
     case $test in *.d) continue ;; esac
-    CMOCKA_MESSAGE_OUTPUT=TAP tap "$(basename "$test")" timeout 300 "$test"
+    tests+=("$test")
+    start "$(basename "$test")" env CMOCKA_MESSAGE_OUTPUT=TAP timeout 300 "$test"
   done
+  for test in "${tests[@]}"; do tap "$(basename "$test")"; done
   section "fuzz corpora as regressions"
   for test in build/dev/fuzz/replay_*; do
     [ -x "$test" ] || continue
@@ -76,7 +91,8 @@ run_threaded_units() {
     names+=("$name") targets+=("build/tsan/unit/$name")
   done
   build tsan "${targets[@]}" || return
-  for name in "${names[@]}"; do CMOCKA_MESSAGE_OUTPUT=TAP tap "$name-tsan" timeout 300 "build/tsan/unit/$name"; done
+  for name in "${names[@]}"; do start "$name-tsan" env CMOCKA_MESSAGE_OUTPUT=TAP timeout 300 "build/tsan/unit/$name"; done
+  for name in "${names[@]}"; do tap "$name-tsan"; done
 }
 
 # What a fuzzer finds of interest stays in build/fuzz/found; what makes it fail belongs into the corpus.
@@ -96,10 +112,15 @@ run_fuzz() { # seconds each
 run_spec() {
   section "specs (busted on LuaJIT, over the real C)"
   build dev library || return
-  local asan
+  local asan files i names=()
   asan=$(gcc -print-file-name=libasan.so)
-  tap specs env LD_PRELOAD="$asan" ASAN_OPTIONS=detect_leaks=0 MOONGATE_HOME="$PWD" LUA_PATH="$PWD/lua/?.lua;$PWD/lua/?/init.lua;$PWD/?.lua;;" \
-    LUA_CPATH="$PWD/build/dev/lib/?.so;;" timeout 600 luajit /usr/bin/busted --output=TAP --pattern=_spec spec policies/examples
+  mapfile -t files < <(find spec policies/examples -name '*_spec.lua' | sort)
+  for ((i = 0; i < ${#files[@]}; i += 10)); do
+    names+=("specs-$i")
+    start "specs-$i" env LD_PRELOAD="$asan" ASAN_OPTIONS=detect_leaks=0 MOONGATE_HOME="$PWD" LUA_PATH="$PWD/lua/?.lua;$PWD/lua/?/init.lua;$PWD/?.lua;;" \
+      LUA_CPATH="$PWD/build/dev/lib/?.so;;" timeout 600 luajit /usr/bin/busted --output=TAP --pattern=_spec "${files[@]:i:10}"
+  done
+  for i in "${names[@]}"; do tap "$i"; done
 }
 
 run_docs() {
@@ -108,10 +129,14 @@ run_docs() {
     luajit docs/generate.lua "$PWD"
 }
 
-# pytest over a folder: its last line is counted.
-pytests() { # name, seconds, folder...
+start_pytest() { # name, seconds, files or a folder...
+  start "$1" env MOONGATE_BINARY="$PWD/build/dev/moongate" timeout "$2" python3 -m pytest -q -p no:cacheprovider "${@:3}"
+}
+
+# What became of a pytest: its last line is counted.
+pytests() { # name
   local name=$1 out="$log/$1.log" line n status bad=0
-  MOONGATE_BINARY="$PWD/build/dev/moongate" timeout "$2" python3 -m pytest -q -p no:cacheprovider "${@:3}" >"$out" 2>&1
+  wait "${started[$name]}"
   status=$?
   line=$(grep -E '^[0-9]+ (passed|failed|error)|^=+ .*(passed|failed|error)' "$out" | tail -n 1)
   n=$(grep -oE '[0-9]+ passed' <<<"$line" | grep -oE '[0-9]+'); pass "${n:-0}"
@@ -120,13 +145,20 @@ pytests() { # name, seconds, folder...
   done
   [ "$status" -ne 0 ] && [ "$bad" -eq 0 ] && bad=1
   fail "$bad"
-  if [ "$bad" -gt 0 ]; then tail -n 120 "$out"; else echo "ok      $line"; fi
+  if [ "$bad" -gt 0 ]; then printf 'FAILED  %s (%s failed)\n' "$name" "$bad"; tail -n 120 "$out"; else printf 'ok      %-40s %s\n' "$name" "$line"; fi
 }
 
 run_e2e() {
   section "end-to-end tests (ASan, UBSan)"
   build dev binary || return
-  pytests e2e 900 tests/e2e
+  build release binary library || return # some try what users run
+  local files i names=()
+  mapfile -t files < <(printf '%s\n' tests/e2e/test_*.py)
+  for ((i = 0; i < ${#files[@]}; i += 4)); do
+    names+=("e2e-$i")
+    start_pytest "e2e-$i" 600 "${files[@]:i:4}"
+  done
+  for i in "${names[@]}"; do pytests "$i"; done
 }
 
 run_cluster() {
@@ -135,7 +167,8 @@ run_cluster() {
   one gofmt bash -c '[ -z "$(gofmt -l tests/cluster/controlplane | tee /dev/stderr)" ]'
   build dev binary || return
   build release binary library || return
-  pytests cluster 1800 tests/cluster
+  start_pytest cluster 1800 tests/cluster
+  pytests cluster
 }
 
 run_churn() { # variant, seconds, extra...
