@@ -53,7 +53,7 @@ describe("moongate.counter", function()
       ['hits:add(0/0, "a", "b")'] = "no whole number from 0",
       ['hits:add(1, "a")'] = "has 1 label values and needs 2",
       ['hits:add(1, "a", "b", "c")'] = "has 3 label values and needs 2",
-      ['hits:add(1, "a", nil)'] = "string expected",
+      ['hits:add(1, "a", nil)'] = "counter:add: expects text, not nil",
       ['hits.add({}, 1, "a", "b")'] = "moongate.counter expected",
     } do
       local shop = route(HITS, deed)

@@ -59,7 +59,7 @@ describe("the members of an exchange", function()
         end
       end
       local log = table.concat(result.log, "\n")
-      local told = log:match 'phase=log.-detail="([^"]*)"'
+      local told = log:match 'phase=log.-detail="policy.lua:[%d-]+: ([^"]*)"'
       assert.is_string(told, log)
       assert.equal(table.concat(expected, " "), told)
     end)

@@ -52,6 +52,8 @@ for _, trusted in ipairs { true, false } do
       local started, ended = os.time(), tonumber(seen("return exchange.started + exchange.duration", {}, spec()))
       assert.is_true(ended > started - 1 and ended < os.time() + 2, ended)
       assert.equal("Ingress default/test /", seen("local r = exchange.route return r.source.kind .. ' ' .. r.source.namespace .. '/' .. r.source.name .. ' ' .. r.path", {}, spec()))
+      local facts = "local r = exchange.route local one, host = r.upstreams[1], r.host return table.concat({ r.path_type, host.name, tostring(host.tls), one.service, one.port, #r.alternatives }, ' ')"
+      assert.equal("Prefix _ false default 80 0", seen(facts, {}, spec()))
     end)
 
     it("a hook changes the request", function()
@@ -214,6 +216,32 @@ describe("misuse raises with the function's name:", function()
       local log, result = failure(case[1], case[2])
       assert.equal(500, result.status)
       assert.matches(case[3], log, 1, true)
+    end)
+  end
+end)
+
+describe("an error of a hook names file and line", function()
+  local function said(hook, code, trusted)
+    local result = testing.route({ trusted = trusted, source = "local policy = { name = 'probe', summary = 'x', applies = 'always' }\n"
+      .. "function policy.attach() return {} end\nfunction policy." .. hook .. "(exchange)\n" .. code .. "\nend\nreturn policy" }):request {}
+    return table.concat(result.log, "\n"):match 'outcome=(%w+) detail="(.-)"'
+  end
+
+  for _, case in ipairs {
+    { "access", "error('mine')", "denied", "policy.lua:4: mine" },
+    { "access", "return exchange:deny(40)", "denied", "policy.lua:3-5: exchange:deny: the status is not from 400 to 599" }, -- its frame is gone
+    { "access", "return 5", "denied", "policy.lua:3-5: the access hook returned a number; return nothing, or what exchange:respond, deny or redirect gave" },
+    { "header_filter", "return 5", "denied", "policy.lua:3-5: the header_filter hook returned a number; return nothing, or what exchange:replace_response gave" },
+    { "header_filter", "return exchange.response.headers:set('A', '\\n')", "denied", "policy.lua:3-5: exchange.response.headers:set: the value has CR, LF or NUL" },
+    { "log", "return 5", "skipped", "policy.lua:3-5: the log hook returned a number; return nothing" },
+    { "access", "local function deep() return 1 + deep() end deep()", "denied", "policy.lua:%d?-?%d: stack overflow" },
+  } do
+    it(case[1] .. ": " .. case[2], function()
+      for _, trusted in ipairs { true, false } do
+        local outcome, detail = said(case[1], case[2], trusted)
+        assert.equal(case[3], outcome)
+        if case[4]:find("%%d") then assert.matches("^" .. case[4]:gsub("%.", "%%."), detail) else assert.equal(case[4], detail) end
+      end
     end)
   end
 end)

@@ -183,7 +183,7 @@ void exchange_redirect(struct exchange *exchange, int status, struct span locati
 }
 
 int exchange_set_variable(struct exchange *exchange, struct span name, struct span value) {
-  if (name.length + value.length > LIMIT_VARIABLE_BYTES) {
+  if (value.length > LIMIT_VARIABLE_BYTES) {
     counter_add(exchange->worker->options.counters, COUNTER_LIMIT_VARIABLE_BYTES, 1);
     return ERROR_LIMIT;
   }

@@ -18,6 +18,7 @@
 struct regex {
   uint32_t magic;
   bool has_jit;
+  int groups; /* with the whole match; those that we keep */
   pcre2_code *code;
   pcre2_match_context *limits; /* only read by matches */
 };
@@ -41,6 +42,9 @@ struct regex *regex_new(struct span pattern, bool ignore_case, char *error, size
   must(regex);
   regex->magic = REGEX_MAGIC;
   regex->code = code;
+  uint32_t captures = 0;
+  pcre2_pattern_info(code, PCRE2_INFO_CAPTURECOUNT, &captures);
+  regex->groups = captures < REGEX_GROUPS ? (int)captures + 1 : REGEX_GROUPS;
   regex->limits = pcre2_match_context_create(NULL);
   must(regex->limits);
   pcre2_set_match_limit(regex->limits, LIMIT_REGEX_MATCH);
@@ -111,9 +115,10 @@ bool regex_match(const struct regex *regex, struct span subject, struct regex_ma
   if (limit) *limit = found < 0 ? limit_of(found) : REACHED_NONE;
   if (found >= 0 && match) {
     const PCRE2_SIZE *pairs = pcre2_get_ovector_pointer(data);
-    match->count = found == 0 ? REGEX_GROUPS : found; /* 0: more groups than we keep */
+    match->count = regex->groups;
+    int last = found == 0 ? REGEX_GROUPS : found; /* 0: more groups than we keep */
     for (int i = 0; i < REGEX_GROUPS; i++) {
-      bool is_set = i < match->count && pairs[2 * i] != PCRE2_UNSET && pairs[2 * i + 1] >= pairs[2 * i];
+      bool is_set = i < last && pairs[2 * i] != PCRE2_UNSET && pairs[2 * i + 1] >= pairs[2 * i];
       match->groups[i] = is_set ? (struct span){(const char *)bytes + pairs[2 * i], pairs[2 * i + 1] - pairs[2 * i]} : (struct span){NULL, 0};
     }
   }

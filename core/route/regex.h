@@ -15,7 +15,7 @@ struct regex;
 #define REGEX_GROUPS 10 /* 0 = whole match, 1..9 */
 
 struct regex_match {
-  int count;                        /* groups set, 0: no match */
+  int count;                        /* groups of the pattern that we keep, 0: no match */
   struct span groups[REGEX_GROUPS]; /* data NULL where a group took no part */
 };
 

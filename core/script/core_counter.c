@@ -19,13 +19,13 @@ static int handle_add(lua_State *L) {
   const struct counter_handle *handle = luaL_checkudata(L, 1, HANDLE);
   struct script_state *state = state_of(L);
   if (state->running_policy == NULL) return luaL_error(L, "counter:add: counts in hooks only");
-  lua_Number amount = luaL_checknumber(L, 2);
+  lua_Number amount = lua_isnumber(L, 2) ? lua_tonumber(L, 2) : -1;
   if (!(amount >= 0 && amount <= AMOUNT_MAX) || amount != (lua_Number)(uint64_t)amount)
     return luaL_error(L, "counter:add: the amount is no whole number from 0");
   int given = lua_gettop(L) - 2;
   if (given != (int)handle->label_count) return luaL_error(L, "counter:add: has %d label values and needs %d", given, (int)handle->label_count);
   struct span values[SERIES_LABELS];
-  for (int i = 0; i < given; i++) values[i].data = luaL_checklstring(L, i + 3, &values[i].length);
+  for (int i = 0; i < given; i++) values[i] = core_check_text(L, i + 3, "counter:add");
   if (state->series) series_add(state->series, handle->counter, (uint64_t)amount, values);
   return 0;
 }

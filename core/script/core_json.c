@@ -208,8 +208,7 @@ static bool read_value(struct reader *r, int depth) {
 
 /* json.decode(text) -> value | nil, why. null is json.null; an empty array is marked as such. */
 static int json_decode(lua_State *L) {
-  struct span text;
-  text.data = luaL_checklstring(L, 1, &text.length);
+  struct span text = core_check_text(L, 1, "json.decode");
   state_charge_bytes(L, text.length * 4);
   lua_settop(L, 1);
   struct reader r = {.L = L, .at = text.data, .end = text.data + text.length, .text = lua_pack_push_buffer(L)};
@@ -302,7 +301,7 @@ static void write_value(lua_State *L, int index, struct buffer *out, int depth) 
 }
 
 static int json_encode(lua_State *L) {
-  luaL_checkany(L, 1);
+  if (lua_isnone(L, 1)) return luaL_error(L, "json.encode: expects a value");
   lua_settop(L, 1);
   struct buffer *out = lua_pack_push_buffer(L);
   write_value(L, 1, out, 0);

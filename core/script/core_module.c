@@ -29,6 +29,14 @@ static int core_route_settings(lua_State *L) {
   return 1;
 }
 
+struct span core_check_text(lua_State *L, int index, const char *function) {
+  struct span text;
+  if (!lua_isstring(L, index))
+    luaL_error(L, "%s: expects text, not %s%s", function, lua_isnoneornil(L, index) ? "" : "a ", lua_isnoneornil(L, index) ? "nil" : luaL_typename(L, index));
+  text.data = lua_tolstring(L, index, &text.length);
+  return text;
+}
+
 /* log(level, message [, fields as text]): names the policy that runs. */
 static int core_log(lua_State *L) {
   static const char *const names[] = {"debug", "info", "notice", "warn", "error", NULL};

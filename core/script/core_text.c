@@ -10,9 +10,8 @@
 #include "script/core_module.h"
 #include "script/state.h"
 
-static struct span check_span(lua_State *L, int index) {
-  struct span text;
-  text.data = luaL_checklstring(L, index, &text.length);
+static struct span check_span(lua_State *L, int index, const char *function) {
+  struct span text = core_check_text(L, index, function);
   state_charge_bytes(L, text.length);
   return text;
 }
@@ -38,36 +37,42 @@ static int push_digest(lua_State *L, const unsigned char *bytes, size_t length, 
 }
 
 /* hash.NAME(text [, "raw"]) -> lower-case hex, or the bytes */
-static bool is_raw(lua_State *L, int index) { return !lua_isnoneornil(L, index) && strcmp(luaL_checkstring(L, index), "raw") == 0; }
-
-static int hash_by(lua_State *L, enum digest_kind kind) {
-  unsigned char out[DIGEST_MAX];
-  size_t length = digest(kind, check_span(L, 1), out);
-  return push_digest(L, out, length, is_raw(L, 2));
+static bool is_raw(lua_State *L, int index, const char *function) {
+  if (lua_isnoneornil(L, index)) return false;
+  if (lua_type(L, index) != LUA_TSTRING || strcmp(lua_tostring(L, index), "raw") != 0)
+    luaL_error(L, "%s: expects \"raw\" or nothing, not a %s", function, lua_type(L, index) == LUA_TSTRING ? "different word" : luaL_typename(L, index));
+  return true;
 }
-static int hash_md5(lua_State *L) { return hash_by(L, DIGEST_MD5); }
-static int hash_sha1(lua_State *L) { return hash_by(L, DIGEST_SHA1); }
-static int hash_sha256(lua_State *L) { return hash_by(L, DIGEST_SHA256); }
+
+static int hash_by(lua_State *L, enum digest_kind kind, const char *function) {
+  unsigned char out[DIGEST_MAX];
+  size_t length = digest(kind, check_span(L, 1, function), out);
+  return push_digest(L, out, length, is_raw(L, 2, function));
+}
+static int hash_md5(lua_State *L) { return hash_by(L, DIGEST_MD5, "hash.md5"); }
+static int hash_sha1(lua_State *L) { return hash_by(L, DIGEST_SHA1, "hash.sha1"); }
+static int hash_sha256(lua_State *L) { return hash_by(L, DIGEST_SHA256, "hash.sha256"); }
 
 /* hash.hmac_sha256(key, text [, "raw"]) */
 static int hash_hmac(lua_State *L) {
+  static const char function[] = "hash.hmac_sha256";
   unsigned char out[DIGEST_MAX];
-  size_t length = digest_hmac_sha256(check_span(L, 1), check_span(L, 2), out);
-  return push_digest(L, out, length, is_raw(L, 3));
+  size_t length = digest_hmac_sha256(check_span(L, 1, function), check_span(L, 2, function), out);
+  return push_digest(L, out, length, is_raw(L, 3, function));
 }
 
 static int hash_crc(lua_State *L) {
-  lua_pushnumber(L, hash_crc32(check_span(L, 1)));
+  lua_pushnumber(L, hash_crc32(check_span(L, 1, "hash.crc32")));
   return 1;
 }
 
 static int hash_fnv(lua_State *L) {
-  lua_pushnumber(L, hash_fnv1a(check_span(L, 1)));
+  lua_pushnumber(L, hash_fnv1a(check_span(L, 1, "hash.fnv1a")));
   return 1;
 }
 
 static int hex_encode(lua_State *L) {
-  struct span bytes = check_span(L, 1);
+  struct span bytes = check_span(L, 1, "hex.encode");
   luaL_Buffer out;
   luaL_buffinit(L, &out);
   add_hex(&out, bytes);
@@ -83,7 +88,7 @@ static int hex_value(char c) {
 }
 
 static int hex_decode(lua_State *L) {
-  struct span text = check_span(L, 1);
+  struct span text = check_span(L, 1, "hex.decode");
   luaL_Buffer out;
   luaL_buffinit(L, &out);
   bool is_hex = text.length % 2 == 0;
@@ -104,7 +109,7 @@ static int hex_decode(lua_State *L) {
 static const char base64_digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 static int base64_encode(lua_State *L) {
-  struct span bytes = check_span(L, 1);
+  struct span bytes = check_span(L, 1, "base64.encode");
   luaL_Buffer out;
   luaL_buffinit(L, &out);
   for (size_t i = 0; i < bytes.length; i += 3) {
@@ -132,7 +137,7 @@ static int base64_value(char c) {
 }
 
 static int base64_decode(lua_State *L) {
-  struct span text = check_span(L, 1);
+  struct span text = check_span(L, 1, "base64.decode");
   unsigned padding = 0;
   while (padding < 2 && text.length > 0 && text.data[text.length - 1] == '=') {
     text.length--;
@@ -162,15 +167,20 @@ static int base64_decode(lua_State *L) {
 }
 
 static int text_secure_equal(lua_State *L) {
-  lua_pushboolean(L, digest_equal(check_span(L, 1), check_span(L, 2)));
+  lua_pushboolean(L, digest_equal(check_span(L, 1, "secure_equal"), check_span(L, 2, "secure_equal")));
   return 1;
+}
+
+static uint64_t check_whole(lua_State *L, lua_Number least, lua_Number most, const char *complaint) {
+  lua_Number number = lua_isnumber(L, 1) ? lua_tonumber(L, 1) : -1;
+  bool is_good = number >= least && number <= most && number == (lua_Number)(uint64_t)number;
+  if (!is_good) luaL_error(L, "%s", complaint);
+  return (uint64_t)number;
 }
 
 /* random(n) -> 1 to n, without bias. */
 static int text_random(lua_State *L) {
-  lua_Number most = luaL_checknumber(L, 1);
-  luaL_argcheck(L, most >= 1 && most <= 9007199254740992.0 && most == (lua_Number)(uint64_t)most, 1, "wants a whole number from 1 on");
-  uint64_t range = (uint64_t)most, limit = UINT64_MAX - UINT64_MAX % range, value;
+  uint64_t range = check_whole(L, 1, 9007199254740992.0, "random: expects a whole number from 1 on"), limit = UINT64_MAX - UINT64_MAX % range, value;
   do {
     digest_random(&value, sizeof value);
   } while (value >= limit);
@@ -179,15 +189,14 @@ static int text_random(lua_State *L) {
 }
 
 static int text_random_bytes(lua_State *L) {
-  lua_Integer count = luaL_checkinteger(L, 1);
-  luaL_argcheck(L, count >= 0 && count <= 65536, 1, "wants 0 to 65536");
+  size_t count = check_whole(L, 0, 65536, "random_bytes: expects a whole number from 0 to 65536");
   luaL_Buffer out;
   luaL_buffinit(L, &out);
   while (count > 0) {
-    size_t part = count < LUAL_BUFFERSIZE ? (size_t)count : LUAL_BUFFERSIZE;
+    size_t part = count < LUAL_BUFFERSIZE ? count : LUAL_BUFFERSIZE;
     digest_random(luaL_prepbuffer(&out), part);
     luaL_addsize(&out, part);
-    count -= (lua_Integer)part;
+    count -= part;
   }
   luaL_pushresult(&out);
   return 1;
@@ -204,15 +213,16 @@ static int time_monotonic(lua_State *L) { return push_clock(L, CLOCK_MONOTONIC);
 
 static int time_http_date(lua_State *L) {
   char out[32];
-  lua_Number seconds = lua_isnoneornil(L, 1) ? (lua_Number)time(NULL) : luaL_checknumber(L, 1);
-  luaL_argcheck(L, seconds >= 0 && seconds < 253402300800.0, 1, "not a time of years 1970 to 9999");
+  lua_Number seconds = lua_isnoneornil(L, 1) ? (lua_Number)time(NULL) : lua_isnumber(L, 1) ? lua_tonumber(L, 1) : -1;
+  bool is_good = seconds >= 0 && seconds < 253402300800.0;
+  if (!is_good) return luaL_error(L, "time.http_date: expects unix seconds of the years 1970 to 9999");
   lua_pushlstring(L, out, http_date((int64_t)seconds, out));
   return 1;
 }
 
 /* RFC 3986: all but unreserved characters. */
 static int uri_escape(lua_State *L) {
-  struct span text = check_span(L, 1);
+  struct span text = check_span(L, 1, "uri.escape");
   static const char digits[] = "0123456789ABCDEF";
   luaL_Buffer out;
   luaL_buffinit(L, &out);
@@ -233,7 +243,7 @@ static int uri_escape(lua_State *L) {
 
 /* unescape(text [, plus_is_space]); bad escapes stay as they are. */
 static int uri_unescape_text(lua_State *L) {
-  struct span text = check_span(L, 1);
+  struct span text = check_span(L, 1, "uri.unescape");
   bool plus_is_space = lua_toboolean(L, 2);
   luaL_Buffer out;
   luaL_buffinit(L, &out);

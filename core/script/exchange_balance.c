@@ -5,6 +5,7 @@
 
 #include "proxy/connect.h"
 #include "proxy/worker.h"
+#include "script/core_module.h"
 #include "script/exchange_members.h"
 
 #define MEMBER(name) int member_##name(lua_State *L, struct exchange *exchange, const struct object *object)
@@ -61,7 +62,8 @@ MEMBER(upstream_endpoint) {
 
 MEMBER(upstream_endpoint_at) {
   const struct upstream *upstream = exchange_upstream(exchange);
-  lua_Integer index = luaL_checkinteger(L, 2);
+  if (!lua_isnumber(L, 2)) return luaL_error(L, "exchange.upstream:endpoint: expects a number, not a %s", luaL_typename(L, 2));
+  lua_Integer index = lua_tointeger(L, 2);
   bool is_there = upstream && index >= 1 && (uint64_t)index <= upstream->count;
   return push_endpoint(L, object, is_there ? &upstream->endpoints[index - 1] : NULL, ENDPOINT_KEY_MD5);
 }
@@ -101,8 +103,7 @@ MEMBER(upstream_resume) {
 
 /* upstream:hash(text) -> the ready endpoint that consistent hashing gives this text, or nil. */
 MEMBER(upstream_hash_endpoint) {
-  struct span key;
-  key.data = luaL_checklstring(L, 2, &key.length);
+  struct span key = core_check_text(L, 2, "exchange.upstream:hash");
   const struct upstream *upstream = exchange_upstream(exchange);
   return push_endpoint(L, object, upstream ? upstream_hash(upstream, key) : NULL, ENDPOINT_KEY_MD5);
 }

@@ -1,5 +1,6 @@
 /* Lua value: what policies may do with the immutable C values of their configs. A userdata owns one reference; the value itself may be shared by all threads.
  * The state's thread. */
+#include "script/core_module.h"
 #include "script/lua_value.h"
 
 #include <lauxlib.h>
@@ -67,8 +68,7 @@ static void count_limit(lua_State *L, enum limit_reached limit) {
 /* regex:match(text) -> whole match, group 1, ... ; groups that took no part are false. nil without a match. */
 static int regex_match_text(lua_State *L) {
   struct value *value = check_value(L, PACK_REGEX, "regex:match");
-  struct span text;
-  text.data = luaL_checklstring(L, 2, &text.length);
+  struct span text = core_check_text(L, 2, "regex:match");
   state_charge_bytes(L, text.length * 4);
   struct regex_match match;
   enum limit_reached limit;
@@ -107,10 +107,8 @@ static void add_replacement(luaL_Buffer *out, struct span replacement, const str
 /* regex:replace(text, replacement [, most]) -> text, count. $0..$9 stand for groups, $$ for a dollar. */
 static int regex_replace(lua_State *L) {
   struct value *value = check_value(L, PACK_REGEX, "regex:replace");
-  struct span text, replacement;
-  text.data = luaL_checklstring(L, 2, &text.length);
+  struct span text = core_check_text(L, 2, "regex:replace"), replacement = core_check_text(L, 3, "regex:replace");
   state_charge_bytes(L, text.length * 4);
-  replacement.data = luaL_checklstring(L, 3, &replacement.length);
   lua_Integer most = luaL_optinteger(L, 4, (lua_Integer)text.length + 1), count = 0;
   luaL_Buffer out;
   luaL_buffinit(L, &out);
@@ -172,8 +170,7 @@ static int template_is_constant(lua_State *L) {
 
 static int set_contains_address(lua_State *L) {
   struct value *value = check_value(L, PACK_IP_SET, "ip_set:contains");
-  struct span text;
-  text.data = luaL_checklstring(L, 2, &text.length);
+  struct span text = core_check_text(L, 2, "ip_set:contains");
   struct address address;
   lua_pushboolean(L, address_parse_ip(text, 0, &address) == 0 && ip_set_contains(value->ip_set, &address));
   return 1;
@@ -181,16 +178,14 @@ static int set_contains_address(lua_State *L) {
 
 static int set_contains_host(lua_State *L) {
   struct value *value = check_value(L, PACK_HOST_SET, "host_set:contains");
-  struct span text;
-  text.data = luaL_checklstring(L, 2, &text.length);
+  struct span text = core_check_text(L, 2, "host_set:contains");
   lua_pushboolean(L, host_set_contains(value->host_set, text));
   return 1;
 }
 
 static int map_get(lua_State *L) {
   struct value *value = check_value(L, PACK_MAP_VALUE, "map:get");
-  struct span key;
-  key.data = luaL_checklstring(L, 2, &key.length);
+  struct span key = core_check_text(L, 2, "map:get");
   struct span found = value_map_get(value->map, key);
   if (found.data) lua_pushlstring(L, found.data, found.length);
   else lua_pushnil(L);

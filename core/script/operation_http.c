@@ -30,8 +30,7 @@ static struct span fields_of(lua_State *L) {
 
 /* response.headers:get(name) -> text or nil */
 static int fields_get(lua_State *L) {
-  struct span fields = fields_of(L), wanted, name, value;
-  wanted.data = luaL_checklstring(L, 2, &wanted.length);
+  struct span fields = fields_of(L), wanted = core_check_text(L, 2, "headers:get"), name, value;
   for (size_t at = 0; http_fields_next(fields, &at, &name, &value);) {
     if (!span_equal_nocase(name, wanted)) continue;
     lua_pushlstring(L, value.data, value.length);
@@ -43,9 +42,8 @@ static int fields_get(lua_State *L) {
 
 /* response.headers:all(name) -> list */
 static int fields_all(lua_State *L) {
-  struct span fields = fields_of(L), wanted, name, value;
+  struct span fields = fields_of(L), wanted = core_check_text(L, 2, "headers:all"), name, value;
   int count = 0;
-  wanted.data = luaL_checklstring(L, 2, &wanted.length);
   lua_newtable(L);
   for (size_t at = 0; http_fields_next(fields, &at, &name, &value);) {
     if (!span_equal_nocase(name, wanted)) continue;

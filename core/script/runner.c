@@ -197,7 +197,10 @@ static void log_failure(struct script_worker *script, const struct exchange *exc
   log_write(script->log, LOG_ERROR, "policy failed", "policy=%s phase=%s host=%.*s path=%s source=%.*s/%.*s/%.*s request_id=%s outcome=%s detail=\"%s\"",
             policy, state_phase_name(phase), (int)host_name.length, host_name.data, log_quote(path, quoted_path, sizeof quoted_path), (int)kind.length,
             kind.data, (int)namespace.length, namespace.data, (int)name.length, name.data, log_quote(exchange->request_id, quoted_id, sizeof quoted_id),
-            is_skipped ? "skipped" : "denied", plain);
+            is_skipped || phase == HOOK_LOG ? "skipped"
+            : phase == HOOK_BODY_FILTER     ? "reset"
+                                            : "denied",
+            plain);
 }
 
 /* Makes the answer that the hook returned. */
@@ -248,11 +251,13 @@ static void end_running(struct script_worker *script, struct script_state *state
 }
 
 /* What the hook that ended with the value on top of L decided. */
-static enum hook_result outcome(lua_State *L, struct exchange *exchange, struct exchange_part *part, const char *policy, char *error, size_t error_size) {
+static enum hook_result outcome(lua_State *L, struct exchange *exchange, struct exchange_part *part, char *error, size_t error_size) {
   if (exchange_objects_is_answer(L, -1)) return answer(exchange, part);
   if (lua_isnil(L, -1)) return HOOK_NEXT;
-  snprintf(error, error_size, "%s: the %s hook returned a %s; return nothing, or what exchange:respond, deny or redirect gave", policy,
-           state_phase_name(exchange->phase), luaL_typename(L, -1));
+  const char *answers = exchange->phase == HOOK_LOG             ? ""
+                        : exchange->phase == HOOK_HEADER_FILTER ? ", or what exchange:replace_response gave"
+                                                                : ", or what exchange:respond, deny or redirect gave";
+  snprintf(error, error_size, "the %s hook returned a %s; return nothing%s", state_phase_name(exchange->phase), luaL_typename(L, -1), answers);
   return HOOK_FAILED;
 }
 
@@ -356,7 +361,7 @@ static enum hook_result drive(struct script_worker *script, struct exchange *exc
   enum hook_result result = HOOK_FAILED;
   if (status == 0) {
     lua_settop(T, 1);
-    result = outcome(T, exchange, part, entry->name, error, error_size);
+    result = outcome(T, exchange, part, error, error_size);
   } else {
     snprintf(error, error_size, "%s", lua_tostring(T, -1));
   }
@@ -377,7 +382,7 @@ static enum hook_result continue_hook(struct script_worker *script, struct excha
   }
   if (!operation_is_of(wait->operation, wait->thread.L)) {
     abandon(script, exchange);
-    snprintf(error, error_size, "%s: the hook's coroutine was resumed while it waited", entry->name);
+    snprintf(error, error_size, "the hook's coroutine was resumed while it waited");
     return HOOK_FAILED;
   }
   int arguments = operation_push(wait->operation, wait->thread.L);
@@ -426,7 +431,7 @@ static enum hook_result run_hook(struct script_worker *script, struct exchange *
   end_running(script, state);
   enum hook_result result = HOOK_FAILED;
   if (status != 0) snprintf(error, error_size, "%s", lua_tostring(L, -1));
-  else result = outcome(L, exchange, part, entry->name, error, error_size);
+  else result = outcome(L, exchange, part, error, error_size);
   part->answer = ANSWER_NONE;
   lua_settop(L, top);
   return result;
@@ -462,10 +467,10 @@ static bool run_body_filter(struct script_worker *script, struct exchange *excha
     } else if (lua_isnil(L, -1)) {
       is_good = true;
     } else if (lua_type(L, -1) != LUA_TSTRING) {
-      snprintf(error, error_size, "%s: the body_filter hook returned a %s; return nothing, or a string", entry->name, luaL_typename(L, -1));
+      snprintf(error, error_size, "the body_filter hook returned a %s; return nothing, or a string", luaL_typename(L, -1));
     } else if (length > LIMIT_FILTERED_BYTES) {
       counter_add(script->worker->options.counters, COUNTER_LIMIT_FILTERED_BYTES, 1);
-      snprintf(error, error_size, "%s: the body_filter hook returned more than %d bytes", entry->name, (int)LIMIT_FILTERED_BYTES);
+      snprintf(error, error_size, "the body_filter hook returned more than %d bytes", (int)LIMIT_FILTERED_BYTES);
     } else {
       is_good = true;
       buffer_consume(&script->filtered, buffer_length(&script->filtered));
@@ -488,7 +493,10 @@ static bool filter_body(void *self, struct exchange *exchange, struct span *data
     char error[1024] = "the policy is not in the policy set";
     bool is_known = entry && entry->name;
     if (is_known && run_body_filter(script, exchange, hook, entry, set->serial, data, is_last, error, sizeof error)) continue;
-    if (is_known) atomic_fetch_add_explicit(&entry->tally->errors, 1, memory_order_relaxed);
+    if (is_known) {
+      atomic_fetch_add_explicit(&entry->tally->errors, 1, memory_order_relaxed);
+      state_place_error(entry->group->states[script->worker->number], entry->index, HOOK_BODY_FILTER, error, sizeof error);
+    }
     log_failure(script, exchange, is_known ? entry->name : "?", HOOK_BODY_FILTER, error, false);
     return false;
   }
@@ -540,7 +548,9 @@ static enum hook_result run(void *self, struct exchange *exchange, enum hook_pha
       return HOOK_WAIT;
     }
     if (result == HOOK_FAILED) {
-      bool is_skipped = entry->group->states[script->worker->number]->policies[entry->index].is_skipping_errors;
+      struct script_state *state = entry->group->states[script->worker->number];
+      bool is_skipped = state->policies[entry->index].is_skipping_errors;
+      state_place_error(state, entry->index, phase, error, sizeof error);
       atomic_fetch_add_explicit(&entry->tally->errors, 1, memory_order_relaxed);
       log_failure(script, exchange, entry->name, phase, error, is_skipped);
       if (is_skipped) result = HOOK_NEXT;

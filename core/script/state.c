@@ -28,6 +28,24 @@ void state_plain_text(const char *text, char *out, size_t size) {
   out[i] = '\0';
 }
 
+/* Where a function was called in a hook's `return`, its frame is gone, and with it the line: then the place is the whole hook. */
+void state_place_error(struct script_state *state, unsigned policy, enum hook_phase phase, char *error, size_t size) {
+  lua_State *L = state->L;
+  lua_Debug place;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, state->policies[policy].hooks[phase]);
+  if (!lua_isfunction(L, -1) || !lua_getinfo(L, ">S", &place)) return;
+  size_t length = strlen(place.short_src);
+  if (strncmp(error, place.short_src, length) == 0 && error[length] == ':') return;
+  char before[LUA_IDSIZE + 32], last[16] = "";
+  if (place.lastlinedefined > place.linedefined) snprintf(last, sizeof last, "-%d", place.lastlinedefined);
+  size_t added = (size_t)snprintf(before, sizeof before, "%s:%d%s: ", place.short_src, place.linedefined, last), kept = strlen(error);
+  if (added >= size) return;
+  if (kept > size - added - 1) kept = size - added - 1;
+  memmove(error + added, error, kept);
+  memcpy(error, before, added);
+  error[added + kept] = '\0';
+}
+
 static void *guest_alloc(void *context, void *block, size_t old_size, size_t new_size) {
   struct script_state *state = context;
   if (block == NULL) old_size = 0;

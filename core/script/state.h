@@ -170,6 +170,8 @@ void state_check_stack(lua_State *L);
 /* package.path of a state: the library only. */
 void state_set_path(lua_State *L, const char *lua_directory);
 const char *state_phase_name(enum hook_phase phase);
+/* Puts file and line of a policy's hook before an error of its that names none. */
+void state_place_error(struct script_state *state, unsigned policy, enum hook_phase phase, char *error, size_t size);
 /* A copy for a quoted field of a log line: what a script says can neither leave its quotes nor its line. */
 void state_plain_text(const char *text, char *out, size_t size);
 

@@ -12,7 +12,7 @@
 ---@field response Response the answer, as it will go to the client
 ---@field variables Variables texts that policies, templates (`$var_NAME`) and the access log share
 ---@field ctx table this policy's own, for this request
----@field route { kind: string, namespace: string, name: string, path: string, path_type: string|nil } the object and the path that matched
+---@field route { source: table, path: string, path_type: string|nil, host: table, upstreams: table[], alternatives: table[] } as attach saw them
 ---@field host_name string the host that owns the route; the request's own may be an alias or one that is redirected
 ---@field started number unix seconds
 ---@field duration number seconds since

@@ -79,11 +79,11 @@ local metatable = debug.getmetatable("")
 metatable.__index = strings
 metatable.__metatable = false
 
---- The library as guests see it: every table of it a view.
+--- The library as guests see it: every table of it a view. What marks an array is its metatable, which a view cannot have.
 local function library_view(source, name)
   local shown = {}
   for key, value in pairs(source) do
-    shown[key] = type(value) == "table" and library_view(value, name .. "." .. tostring(key)) or value
+    shown[key] = type(value) == "table" and key ~= "empty_array" and library_view(value, name .. "." .. tostring(key)) or value
   end
   return view(shown, name)
 end

@@ -289,11 +289,14 @@ local function build(route, spec)
   local body = {
     path = spec.path or "/", type = PATH_TYPES[spec.path_type or "Prefix"], source = route.source, hooks = hooks, settings = {}, edits = core.array {},
     upstreams = { { name = MAIN_KEY, service = "default", port = "80", weight = 1 } },
-    facts = { path = spec.path or "/", path_type = spec.path_type or "Prefix", source = route.source, host = { name = route.host, tls = spec.tls or false } },
+    facts = { path = spec.path or "/", path_type = spec.path_type or "Prefix", source = route.source, host = { name = route.host, tls = spec.tls or false },
+      upstreams = { { service = "default", port = "80", weight = 1, name = MAIN } }, alternatives = core.array {} },
   }
   for _, alternative in ipairs(route.alternatives) do
     local upstream = alternative.upstream
     table.insert(body.upstreams, { name = upstream.key, service = upstream.service, port = upstream.port, weight = 0 })
+    local shown = { service = upstream.service, port = upstream.port, name = upstream.name }
+    table.insert(body.facts.alternatives, { upstream = shown, source = alternative.source })
   end
   host.routes[1] = body
   local changes, policies, results, host_results = {}, core.array {}, {}, {}

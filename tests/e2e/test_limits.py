@@ -33,7 +33,7 @@ function deeds.cookies(exchange) exchange.request.cookies:get("last") end
 function deeds.path(exchange) exchange.request:set_path("/" .. ("a"):rep(8192)) end
 function deeds.query(exchange) exchange.request:set_query(("a"):rep(8193)) end
 function deeds.variables(exchange) for i = 1, 17 do exchange.variables:set("v" .. i, "x") end end
-function deeds.variable(exchange) exchange.variables:set("v", ("a"):rep(1024)) end
+function deeds.variable(exchange) exchange.variables:set("v", ("a"):rep(1025)) end
 function deeds.long_wait() moongate.sleep(60) end
 function deeds.body(exchange) assert(not exchange.request:body { max = 2 }) end
 function deeds.answer(_, config) assert(not moongate.http.request { upstream = config.origin, path = "/large" }) end
