@@ -135,14 +135,14 @@ describe("which policies attach", function()
     assert.same({ log = true }, attached({ number = 1 }, { log = true }).hooks)
     assert.same({}, attached({ number = 1 }, {}).hooks)
     for _, case in ipairs {
-      { { "rewrite" }, "trial: attach chose a hook that the policy does not have there: rewrite" },
-      { { "attach" }, "trial: attach chose a hook that the policy does not have there: attach" },
-      { { false }, "trial: attach chose a hook that the policy does not have there: false" },
-      { "log", "trial: attach returned a string after its config, not its hooks" },
+      { { "rewrite" }, "attach chose a hook that the policy does not have there: rewrite" },
+      { { "attach" }, "attach chose a hook that the policy does not have there: attach" },
+      { { false }, "attach chose a hook that the policy does not have there: false" },
+      { "log", "attach returned a string after its config, not its hooks" },
     } do
       local result = attached({ number = 1 }, case[1])
       assert.is_nil(result.config)
-      assert.equal(case[2], result.findings[1].text)
+      assert.equal("spec/attach_spec.lua:130: " .. case[2], result.findings[1].text)
     end
   end)
 
@@ -414,6 +414,40 @@ describe("the route object", function()
 end)
 
 describe("a policy that errs", function()
+  it("is told by what the core would refuse: nobody else's routes are to go with it", function()
+    for set, complaint in pairs {
+      ["'protocol', 'ftp'"] = 'protocol: has the unknown value "ftp"', ["'satisfy', 'some'"] = 'satisfy: has the unknown value "some"',
+      ["'retry_on', { 'nope' }"] = 'retry_on: "nope" is not a reason to retry', ["'retry_tries', -1"] = "retry_tries: -1 is not between 0 and 2147483647",
+      ["'connect_timeout', 1e9"] = "connect_timeout: is not between 0 and 4294967 seconds",
+    } do
+      local code = loadstring("return function(route) route:set(" .. set .. ") end", "@set.lua")()
+      local result = driver_of(policy { attach = code }):attach_route(route_input { ["a-number"] = "3" }).trial
+      assert.equal("set.lua:1: route:set: " .. complaint, result.findings[1].text)
+      assert.same({}, result.set)
+    end
+  end)
+
+  it("is named by its own line, not by the library's", function()
+    for _, call in ipairs { "route:set_request_header('X Y', 'a')", "route:upstream('A:80')", "route:warn(nil)", "route:set('fallback_upstream', 'A')",
+      "route:set_response_header('X', 'a', 'sometimes')", "route:set('balancer', 'x')", "route:secret(1)" } do
+      local code = loadstring("return function(route)\n" .. call .. "\nend", "@misuse.lua")()
+      local result = driver_of(policy { attach = code }):attach_route(route_input { ["a-number"] = "3" }).trial
+      assert.matches("^misuse.lua:2: route:", result.findings[1].text)
+    end
+    local driver = driver_of(policy { attach_host = function(host) host:add_alias "a b" end, server_rewrite = function() end, applies = "always" })
+    assert.matches("^spec/attach_spec.lua:%d+: host:add_alias", driver:attach_host(route_input {}).trial.findings[1].text)
+  end)
+
+  it("while its annotations are read hurts no other either", function()
+    local bad = policy { name = "bad" }
+    local driver = driver_of { bad, policy { name = "good" } }
+    bad.annotations["a-number"].min = {} -- nothing that a file can do; so would a mistake of the library's
+    local results = driver:attach_route(route_input { ["a-number"] = "3" })
+    assert.matches("its annotations cannot be read", results.bad.findings[1].text)
+    assert.is_nil(results.bad.config)
+    assert.equal(3, config_of(results.good).number)
+  end)
+
   it("is not on the route, and hurts no other", function()
     local driver = driver_of {
       policy { name = "bad", attach = function(route) route:set("access_log", false); error "oops" end }, policy { name = "good" },
@@ -430,11 +464,18 @@ describe("a policy that errs", function()
     local driver = driver_of(policy { guard = true, access = function() end, attach = function() error({}) end })
     local result = driver:attach_route(route_input { ["a-number"] = "3" }).trial
     assert.equal("deny", result.findings[1].level)
+    assert.matches("^spec/attach_spec.lua:%d+: attach raised a table$", result.findings[1].text)
   end)
 
   it("includes one whose config cannot be stored", function()
-    local result = driver_of(policy { attach = function() return { f = print } end }):attach_route(route_input { ["a-number"] = "3" }).trial
-    assert.is_nil(result.config)
-    assert.matches("trial: attach returned a config that cannot be stored", result.findings[1].text)
+    for code, text in pairs {
+      [{ f = print }] = "f: is not plain data: a function",
+      [{ a = { { b = { c = coroutine.create(print) } } } }] = "a.b.c: is not plain data: a thread",
+      [{ a = { [1.5] = 1 } }] = "a: a table has a number key that is not of an array without gaps",
+    } do
+      local result = driver_of(policy { attach = function() return code end }):attach_route(route_input { ["a-number"] = "3" }).trial
+      assert.is_nil(result.config)
+      assert.matches("^spec/attach_spec.lua:%d+: attach returned a config that cannot be stored: " .. text .. "$", result.findings[1].text)
+    end
   end)
 end)

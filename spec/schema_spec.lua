@@ -183,6 +183,18 @@ describe("schema", function()
     assert.equal("name: has the option 'max', which is not a number", problem { type = "integer", max = "3" })
     assert.equal("name: has no values", problem { type = "enum" })
     assert.equal("name: has a default of the wrong type", problem { type = "integer", default = true })
+    assert.equal("name: has the default 5, which is more than 3", problem { type = "integer", default = 5, max = 3 })
+    for pattern, wrong in pairs {
+      ["^a["] = "has a [ without its ]", ["[^]"] = "has a [ without its ]", ["[a%]"] = "has a [ without its ]", ["a%"] = "ends with %",
+      ["(a"] = "has a ( without its )", [".)"] = "has a ) without its (",
+      ["%1"] = "has %1 without its group", ["%fa"] = "has a %f without a [", ["%bx"] = "has a %b without two characters",
+    } do
+      assert.equal("name: has a pattern that " .. wrong, problem { type = "string", pattern = pattern })
+      assert.is_false(pcall(function() for _, text in ipairs { "", "a", "aa", "x" } do (text):find(pattern) end end), pattern)
+    end
+    for _, pattern in ipairs { "^[%w%-._~/:]+$", "[]x]", "[^]x]", "%b()", "(a)%1", "%f[%a]a", "a-$", "%%", "[[]", "()" } do
+      assert.is_nil(problem { type = "string", pattern = pattern })
+    end
     assert.equal("name: has the default 'x', which is not a whole number", problem { type = "integer", default = "x" })
     assert.equal("name: has a default that is none of its values", problem { type = "enum", values = { "a" }, default = "b" })
     assert.equal("name: has the scope 'server', which is none of alternative, host, route, upstream", problem { type = "integer", scope = "server" })

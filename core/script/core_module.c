@@ -29,6 +29,23 @@ static int core_route_settings(lua_State *L) {
   return 1;
 }
 
+/* route_setting_problem(name, value): what the core would say of it, or nil */
+static int core_route_setting_problem(lua_State *L) {
+  char error[256];
+  struct route_settings settings;
+  lua_settop(L, 2);
+  lua_createtable(L, 0, 1);
+  lua_insert(L, 1);
+  lua_rawset(L, 1);
+  struct buffer *packed = lua_pack_push_buffer(L);
+  route_settings_defaults(&settings);
+  bool is_good = lua_pack_encode(L, 1, packed, error, sizeof error) && route_settings_apply(&settings, buffer_span(packed), error, sizeof error) == 0;
+  buffer_free(packed);
+  if (is_good) lua_pushnil(L);
+  else lua_pushstring(L, error);
+  return 1;
+}
+
 struct span core_check_text(lua_State *L, int index, const char *function) {
   struct span text;
   if (!lua_isstring(L, index))
@@ -132,6 +149,7 @@ int luaopen_moongate_core(lua_State *L) {
   lua_newtable(L);
   int core = lua_gettop(L);
   static const luaL_Reg functions[] = {{"route_settings", core_route_settings},
+                                       {"route_setting_problem", core_route_setting_problem},
                                        {"log", core_log},
                                        {"certificate_check", core_certificate_check},
                                        {"tls_check", core_tls_check},

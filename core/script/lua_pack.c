@@ -59,12 +59,22 @@ struct encoder {
   char *error;
   size_t error_size;
   size_t limit; /* of `out` */
+  int places;   /* names before the error */
 };
 
 static bool encode_value(struct encoder *e, int index, int depth);
 
 static bool refuse(struct encoder *e, const char *why, const char *what) {
   snprintf(e->error, e->error_size, "%s%s", why, what);
+  return false;
+}
+
+/* On the way out: a.b.c is not plain data. The innermost names will do. */
+static bool refuse_within(struct encoder *e, struct span key) {
+  char rest[200];
+  if (e->places == 4) return false;
+  snprintf(rest, sizeof rest, "%s", e->error);
+  snprintf(e->error, e->error_size, "%.*s%s%s", (int)(key.length > 40 ? 40 : key.length), key.data, e->places++ ? "." : ": ", rest);
   return false;
 }
 
@@ -93,7 +103,7 @@ static bool encode_map(struct encoder *e, int table, uint32_t count, int depth) 
     lua_rawget(L, table);
     bool is_done = encode_value(e, lua_gettop(L), depth + 1);
     lua_pop(L, 1);
-    if (!is_done) return false;
+    if (!is_done) return refuse_within(e, keys[i]);
   }
   lua_pop(L, 1);
   return true;
@@ -173,7 +183,7 @@ static bool encode_value(struct encoder *e, int index, int depth) {
 
 bool lua_pack_encode(lua_State *L, int index, struct buffer *out, char *error, size_t error_size) {
   /* A table that holds another one twice, and so on, is small and endless to write. */
-  struct encoder e = {L, out, error, error_size, state_of(L)->is_guest ? buffer_length(out) + GUEST_DATA_MAX : SIZE_MAX};
+  struct encoder e = {L, out, error, error_size, state_of(L)->is_guest ? buffer_length(out) + GUEST_DATA_MAX : SIZE_MAX, 0};
   int top = lua_gettop(L);
   if (index < 0) index = top + index + 1;
   bool is_done = encode_value(&e, index, 0);

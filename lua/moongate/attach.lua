@@ -9,11 +9,12 @@
 -- Inputs, results and descriptions are plain data (the `config` of a result is packed already), so that only bytes need to cross.
 -- Safe in guest states: nothing here is reachable from a policy but the objects of objects.lua.
 local core = require "moongate.core"
+local debug = require "debug"
 local conditions = require "moongate.conditions"
 local objects = require "moongate.objects"
 local schema = require "moongate.schema"
 
-local find, format, gsub, lower = string.find, string.format, string.gsub, string.lower
+local find, format, gsub, lower, sub = string.find, string.format, string.gsub, string.lower, string.sub
 local concat, insert, remove, sort = table.concat, table.insert, table.remove, table.sort
 
 local attach = {}
@@ -362,11 +363,13 @@ local function applies(entry, input, is_host)
   return shared.carried[entry]
 end
 
---- Errors of a policy say file and line; where they do not, its name.
-local function error_text(entry, problem)
-  local text = tostring(problem)
-  if find(text, "%.lua:%d+:") or find(text, "^%[string") then return text end
-  return entry.name .. ": " .. gsub(text, "%s+$", "")
+--- Errors of a policy say file and line; where they do not, the lines of its attach or attach_host.
+local function error_text(entry, method, problem)
+  local text = type(problem) == "string" and gsub(problem, "%s+$", "") or method .. " raised a " .. type(problem)
+  local place = debug.getinfo(entry.policy[method], "S")
+  if sub(text, 1, #place.short_src + 1) == place.short_src .. ":" then return text end
+  local last = place.lastlinedefined > place.linedefined and "-" .. place.lastlinedefined or ""
+  return format("%s:%d%s: %s", place.short_src, place.linedefined, last, text)
 end
 
 --- The hooks that attach chose: name to true, or to the condition as it crosses; or nil and an error.
@@ -387,35 +390,47 @@ local function chosen_hooks(entry, method, choice)
   return hooks
 end
 
---- Runs attach or attach_host into `result`: packs the config, or reports the error. In guests pcall renews the budget, so that each policy has its own.
-local function run(entry, method, object, input, result)
+--- What attach and attach_host are called with; nil where the policy is not asked.
+local function read_input(entry, input, result)
   local annotations = read_annotations(entry, input, result)
   local settings = read_settings(entry, input, result)
   for _, finding in ipairs(result.findings) do
-    if finding.level == "deny" then return end
+    if finding.level == "deny" then return nil end
   end
   local alternatives = input.route and read_alternatives(entry, input, result)
-  if result.rejected and input.route then return end
-  objects.tell_alternatives(object, alternatives)
-  local ok, config, hooks = pcall(entry.policy[method], object, annotations, settings)
-  objects.close(object)
-  local problem
-  if not ok then
-    problem = error_text(entry, config)
-  elseif config ~= nil and config ~= false then
-    local packed, complaint = core.pack.encode(config)
-    if hooks ~= nil and packed then
-      result.hooks, complaint = chosen_hooks(entry, method, hooks)
-      packed = result.hooks and packed
-      if not packed then problem = entry.name .. ": " .. complaint end
-    end
-    if packed then
-      result.config = packed
-    elseif not problem then
-      problem = entry.name .. ": " .. method .. " returned a config that cannot be stored: " .. tostring(complaint)
-    end
+  if result.rejected and input.route then return nil end
+  return annotations, settings, alternatives
+end
+
+--- What attach or attach_host gave, into `result`; or an error.
+local function keep(entry, method, result, config, hooks)
+  if config == nil or config == false then return nil end
+  local packed, complaint = core.pack.encode(config)
+  if not packed then return method .. " returned a config that cannot be stored: " .. complaint end
+  if hooks ~= nil then
+    result.hooks, complaint = chosen_hooks(entry, method, hooks)
+    if not result.hooks then return complaint end
   end
-  if problem then
+  result.config = packed
+end
+
+--- Runs attach or attach_host into `result`: packs the config, or reports the error. In guests pcall renews the budget, so that each policy has its own.
+local function run(entry, method, object, input, result)
+  local is_good, annotations, settings, alternatives = pcall(read_input, entry, input, result)
+  if is_good and not annotations then return end
+  local problem
+  if is_good then
+    local config, hooks
+    objects.tell_alternatives(object, alternatives)
+    is_good, config, hooks = pcall(entry.policy[method], object, annotations, settings)
+    if is_good then problem = keep(entry, method, result, config, hooks) else problem = config end
+    is_good = is_good and not problem
+  else
+    problem = "its annotations cannot be read: " .. tostring(annotations)
+  end
+  objects.close(object)
+  if not is_good then
+    problem = error_text(entry, method, problem)
     note(result.findings, entry.guard and "deny" or "error", problem).cause = result.has_looked and "other" or "failure"
     result.config, result.hooks, result.set = nil, nil, {}
     for _, list in ipairs { "edits", "aliases", "redirect_hosts" } do

@@ -11,9 +11,9 @@ local objects = {}
 
 local states = setmetatable({}, { __mode = "k" })
 
--- Position 3: the policy's line that called the method.
-local function misuse(method, text)
-  error(method .. ": " .. text, 3)
+-- Position 3: the policy's line that called the method; one more for each function between.
+local function misuse(method, text, further)
+  error(method .. ": " .. text, 3 + (further or 0))
 end
 
 local function report(state, level, text, source)
@@ -90,13 +90,13 @@ local HOST_SETTINGS = {
 
 local function header_name(method, name)
   if type(name) ~= "string" or not find(name, "^[%w!#$%%&'*+%.^_`|~-]+$") then
-    misuse(method, "'" .. schema.show(name) .. "' is not a header name")
+    misuse(method, "'" .. schema.show(name) .. "' is not a header name", 2)
   end
   return name
 end
 
 local function own_text(method, text)
-  if type(text) ~= "string" then misuse(method, "expects text, not a " .. type(text)) end
+  if type(text) ~= "string" then misuse(method, "expects text, not a " .. type(text), 1) end
   return text
 end
 
@@ -151,7 +151,7 @@ end
 
 local function check_host_name(method, name)
   if type(name) ~= "string" or #name > 253 or not find(name, "^[%w*_][%w._-]*$") or find(name, "..", 1, true) then
-    misuse(method, "'" .. schema.show(name) .. "' is not a host name")
+    misuse(method, "'" .. schema.show(name) .. "' is not a host name", 1)
   end
   return lower(name)
 end
@@ -222,7 +222,7 @@ local function name_upstream(state, method, service)
   local name, port
   if type(service) == "string" then name, port = match(service, "^([a-z][a-z0-9-]*):([a-z0-9-]+)$") end
   if not name and type(service) == "string" then name, port = match(service, "^[a-z][a-z0-9-]*$"), "" end
-  if not name then misuse(method, "expects name:port, not " .. schema.show(service)) end
+  if not name then misuse(method, "expects name:port, not " .. schema.show(service), 1) end
   local namespace = state.input.route.source.namespace
   local upstream = namespace .. "/" .. name .. "/" .. port
   local result = state.result
@@ -242,6 +242,8 @@ function route_methods.set(route, name, value)
   local read, expected, complaint = READ[info.type](value, info)
   if complaint then misuse("route:set", name .. " is given " .. complaint) end
   if read == nil then misuse("route:set", name .. " expects " .. expected .. ", not " .. schema.show(value)) end
+  local problem = core.route_setting_problem(name, read)
+  if problem then misuse("route:set", problem) end
   state.result.set[name] = read
 end
 
@@ -303,7 +305,7 @@ local function fetch(route, method, kind, list, ref)
     namespace, name = match(ref, "^([^/]+)/([^/]+)$")
     if not namespace then name = match(ref, "^[^/]+$") end
   end
-  if not name then error(method .. ": expects a name or namespace/name, not " .. schema.show(ref), 3) end
+  if not name then error(method .. ": expects a name or namespace/name, not " .. schema.show(ref), 2) end
   local own = state.input.route.source.namespace
   if namespace and namespace ~= own and not state.owner.may_cross_namespaces(state.input.settings) then
     return nil, "is in another namespace (see allow-cross-namespace-resources)"

@@ -61,6 +61,10 @@ end
 local function default_error(spec, kind)
   local default = spec.default
   if default == nil then return end
+  if type(default) == "number" and kind.lua == "number" then
+    local _, complaint = types.within(default, spec)
+    return complaint and "has the default " .. default .. ", which " .. complaint
+  end
   if kind.lua == "any" or type(default) == kind.lua then return end
   if kind == types.enum then
     for i = 1, #spec.values do
@@ -87,6 +91,8 @@ function schema.check_spec(name, spec)
   local problem = option_error(spec, kind)
   if problem then return name .. ": " .. problem end
   if spec.type == "enum" and (type(spec.values) ~= "table" or #spec.values == 0) then return name .. ": has no values" end
+  local malformed = spec.pattern and types.pattern_complaint(spec.pattern)
+  if malformed then return name .. ": has a pattern that " .. malformed end
   if spec.style and spec.style ~= "on_off" then return name .. ": has the unknown style '" .. spec.style .. "'" end
   if not is_string_list(spec.alias or {}) then return name .. ": has an alias that is not a name or a list of names" end
   if not is_string_list(spec.requires or {}) then return name .. ": has a requires that is not a name or a list of names" end

@@ -39,6 +39,44 @@ local function within(value, spec, shown)
   return value
 end
 
+types.within = within
+
+--- What is wrong with a Lua pattern, whatever it is used on: string.find says so only where it comes to the wrong part.
+---@param pattern string
+---@return string|nil complaint
+function types.pattern_complaint(pattern)
+  local at, open, groups = 1, 0, 0
+  if not find(pattern, "[%^%$%*%+%?%.%(%[%%%-]") then return nil end -- plain text
+  while at <= #pattern do
+    local rest = sub(pattern, at)
+    local set = find(rest, "^%[") and match(rest, "^%[%^?%]?()")
+    if set then
+      while true do
+        local c = sub(rest, set, set)
+        if c == "" then return "has a [ without its ]" end
+        set = set + (c == "%" and 2 or 1)
+        if c == "]" then break end
+      end
+      at = at + set - 1
+    elseif sub(rest, 1, 1) == "%" then
+      if #rest == 1 then return "ends with %" end
+      local digit = match(rest, "^%%(%d)")
+      if digit and (digit == "0" or tonumber(digit) > groups) then return "has %" .. digit .. " without its group" end
+      if find(rest, "^%%f") and not find(rest, "^%%f%[") then return "has a %f without a [" end
+      if find(rest, "^%%b") and #rest < 4 then return "has a %b without two characters" end
+      at = at + (find(rest, "^%%b") and 4 or 2)
+    else
+      local c = sub(rest, 1, 1)
+      if c == "(" then open, groups = open + 1, groups + 1 end
+      if c == ")" then open = open - 1 end
+      if open < 0 then return "has a ) without its (" end
+      at = at + 1
+    end
+  end
+  if open > 0 then return "has a ( without its )" end
+  if groups > 32 then return "has more than 32 groups" end
+end
+
 local TRUE = { ["1"] = true, t = true, T = true, TRUE = true, ["true"] = true, True = true }
 local FALSE = { ["0"] = true, f = true, F = true, FALSE = true, ["false"] = true, False = true }
 

@@ -46,6 +46,13 @@ def test_an_error_in_a_hook_is_500_and_logged_with_its_line(moongate, echo, hook
         assert proxy.request("/", "plain.example").status == 200
 
 
+def test_a_setting_that_is_none_takes_nobody_along(moongate, echo):
+    text = policy("odd", "").replace("return { text", 'route:set("protocol", annotations.odd) return { text').replace("attach(_,", "attach(route,")
+    proxy = start(moongate, echo, {"odd.lua": text}, {"odd": "ftp"}, [r"odd\.lua:3: route:set: protocol: has the unknown value .ftp", "protocol"])
+    assert wait_until(lambda: proxy.errors.find(r"Ingress default/a: .*odd\.lua:3: route:set: protocol: has the unknown value"), what="the finding")
+    assert proxy.request("/", "a.example").status == 200  # without the policy
+
+
 def test_on_error_skip(moongate, echo):
     proxy = start(moongate, echo, {"bad_one.lua": policy("bad-one", 'function policy.access() error("no") end', 'on_error = "skip"')}, {"bad-one": "x"}, ["bad_one", "bad-one"])
     assert proxy.request("/", "a.example").status == 200
