@@ -293,6 +293,14 @@ function generate.annotations(home)
   return table.concat(out, "\n"):gsub("%s+$", "") .. "\n"
 end
 
+--- What moongate.testing takes and gives: the list at the top of its file.
+---@param home string
+---@return string
+function generate.testing(home)
+  local list = read(home, "lua/moongate/testing.lua"):match "\n%-%- (testing%.route {.-)\n%-%-\n"
+  return "```text\n" .. list:gsub("\n%-%- ?", "\n") .. "\n```\n"
+end
+
 ---------------------------------------------------------------------------------------------------------------- pages
 
 --- All pages as they should be: path to text.
@@ -300,7 +308,7 @@ end
 ---@return table<string, string>
 function generate.pages(home)
   local policies = read(home, "docs/policies.md"):gsub("(<!%-%- generated: (%w+) %-%->\n).-(<!%-%- end %-%->)", function(head, name, foot)
-    local make = ({ exchange = generate.exchange, library = generate.library, settings = generate.route_settings })[name]
+    local make = ({ exchange = generate.exchange, library = generate.library, settings = generate.route_settings, testing = generate.testing })[name]
     return head .. "\n" .. assert(make, name)(home) .. "\n" .. foot
   end)
   return { ["docs/policies.md"] = policies, ["docs/annotations.md"] = generate.annotations(home) }

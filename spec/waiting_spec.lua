@@ -2,14 +2,19 @@
 -- luacheck: no max line length
 local testing = require "moongate.testing"
 
+local OWN = { on_error = true, attach = true, more = true, phase = true }
+
 --- A route with one policy; `code` is the body of its access hook, `more` whole functions.
 local function route(code, spec)
   spec = spec or {}
   local lines = { "local moongate = require 'moongate'\nlocal policy = { name = 'probe', summary = 'x', applies = 'always', on_error = ", spec.on_error or "nil", " }\n" }
   table.insert(lines, "function policy.attach(route) " .. (spec.attach or "") .. " return {} end\n" .. (spec.more or "") .. "\n")
   table.insert(lines, "function policy." .. (spec.phase or "access") .. "(exchange, config) " .. code .. " end\nreturn policy")
-  spec.source = table.concat(lines)
-  return testing.route(spec)
+  local given = { source = table.concat(lines) }
+  for name, value in pairs(spec) do
+    if not OWN[name] then given[name] = value end
+  end
+  return testing.route(given)
 end
 
 local function answered(code, request, spec)

@@ -62,17 +62,18 @@ int test_command_main(int argc, char **argv) {
     fprintf(stderr, "moongate test: busted is missing: apt-get install lua-busted luajit\n");
     return 1;
   }
-  char library[PATH_MAX], paths[3 * PATH_MAX], binaries[2 * PATH_MAX];
+  char library[PATH_MAX], paths[3 * PATH_MAX], binaries[2 * PATH_MAX], report[PATH_MAX + 64];
   if (!library_folder(library)) {
     fprintf(stderr, "moongate test: moongate/core.so is not beside the program, nor in %s (make builds it)\n", library);
     return 1;
   }
   snprintf(paths, sizeof paths, "%s/lua/?.lua;%s/lua/?/init.lua;%s/?.lua;;", home, home, home);
   snprintf(binaries, sizeof binaries, "%s/?.so;;", library);
+  snprintf(report, sizeof report, "--helper=%s/lua/moongate/testing_report.lua", home);
   setenv("LUA_PATH", paths, 1);
   setenv("LUA_CPATH", binaries, 1);
   setenv("MOONGATE_HOME", home, 1);
-  execlp("luajit", "luajit", BUSTED, "--output=utfTerminal", "--pattern=_spec", folder, (char *)NULL);
+  execlp("luajit", "luajit", BUSTED, "--output=utfTerminal", "--pattern=_spec", report, folder, (char *)NULL);
   fprintf(stderr, "moongate test: cannot start luajit: %s (apt-get install luajit)\n", strerror(errno));
   return 1;
 }

@@ -7,7 +7,7 @@
 -- testing.route { ... }
 --   policy, policies   a file (or several): a path, or a name beside the spec or in policies/
 --   source             the text of a policy instead of its file; an item of `policies` may be { source =, trusted = } too
---   trusted            run as a built-in; default: files of policies/ itself are, others are guests
+--   trusted            run as a built-in; default: the built-in files are, others are guests
 --   annotations        short names to texts            settings   ConfigMap keys to texts
 --   host, path, path_type, tls, namespace, name        facts of the Ingress ("_", "/", "Prefix", false, "default", "test")
 --   services           "name:port" ("name": its first port) to a list of endpoints ("10.0.0.9:80" or { address =, ready =, draining = });
@@ -16,18 +16,23 @@
 --   alternatives       what canary Ingresses offer: { service = "name:port", annotations =, name =, namespace = }, oldest first; see services
 --   answer             what endpoints answer: { status, headers, body }
 --   answers            the same by endpoint address, or "refuse"
---   allow_findings     do not raise on the first complaint; they are in route.findings
--- route:request { method, host, uri, headers, body, scheme, client }     client: the address that it comes from
 --   http               answers the requests of policies, which are not sent: function({ method, url, upstream = "name:port" or nil, path, headers, body,
---                      timeout }) -> { status, headers, body }, or nil and why; `testing.route` takes one for all requests too
---   Sleeping takes no time, but the clock moves by it, for all that looks at time: moongate.time, timeouts, exchange.duration.
---   body: text, or a list of texts, which are sent as chunks; late_body: what the client sends after a pause, where headers say that it comes
---   -> { status, response = { headers, all, body }, sent = { method, uri, host, headers, body } or nil,
---   upstream = "default", a service's "name:port" or nil, endpoint, attempts, log = { lines } }
+--                      timeout }) -> { status, headers, body }, or nil and why
+--   allow_findings     do not raise on the first complaint; they are in route.findings: { { level, text, annotation or setting } }
+-- route:request { ... }
+--   method, host, uri, headers, scheme ("http"), client (the address that it comes from)
+--   body               text, or a list of texts, which are sent as chunks; late_body: what the client sends after a pause, where headers say that it comes
+--   answer, answers, http   as above, for this request
+--   -> { status, response = { headers, all, body }, sent = { method, uri, host, headers, all, body } or nil,
+--        upstream = "default", a service's "name:port" or nil, endpoint, attempts, log = { lines } }     names in headers and all are lower case
+-- route:metrics()      the counters of policies, as /metrics has them
+--
+-- Sleeping takes no time, but the clock moves by it, for all that looks at time: moongate.time, timeouts, exchange.duration.
 local core = require "moongate.core"
 local owners = require "moongate.owners"
 
-local testing = {}
+--- `raised`: what hooks raised, for `moongate test`, which shows it where a test fails (testing_report.lua).
+local testing = { raised = {} }
 
 local MAIN, MAIN_KEY = "default-default-80", "default/default/80"
 
@@ -56,17 +61,44 @@ local function caller_directory()
   end
 end
 
+--- Raises at the spec's line, unless the text has a place of its own.
+local function complain(text)
+  for level = 2, 16 do
+    local info = debug.getinfo(level, "Sl")
+    if not info or text:find "^[^%s:]+%.lua:[%d-]+:" then break end
+    if info.what ~= "C" and info.source ~= "@" .. here then error(("%s:%d: %s"):format(info.short_src, info.currentline, text), 0) end
+  end
+  error(text, 0)
+end
+
+local OPTIONS = {}
+for name in ([[policy policies source trusted annotations settings host path path_type tls namespace name services secrets config_maps sources alternatives
+  answer answers allow_findings http]]):gmatch "%a[%a_]*" do OPTIONS[name] = "route" end
+for name in ("method host uri headers body late_body scheme client answer answers http"):gmatch "%a[%a_]*" do
+  OPTIONS[name] = OPTIONS[name] and "both" or "request"
+end
+
+--- A misspelled option would be none at all.
+local function check_options(given, kind)
+  for name in pairs(given) do
+    local of = OPTIONS[name]
+    local called = kind == "route" and "testing.route" or "route:request"
+    if of ~= "both" and of ~= kind then complain(("%s: there is no option '%s'"):format(called, tostring(name))) end
+  end
+end
+
 local function find_policy(name, beside)
   for _, path in ipairs { name, beside and beside .. "/" .. name, home .. "/" .. name, home .. "/policies/" .. name, home .. "/policies/examples/" .. name } do
     local text = path and read(path)
     if text then return path, text end
   end
-  error("testing.route: there is no policy file " .. name, 0)
+  complain("testing.route: there is no policy file " .. name)
 end
 
--- Files of policies/ itself are the built-in ones.
+-- Files of our own policies/ are the built-in ones; a user's folder may have the same name.
 local function is_builtin(path)
-  return path:find("policies/[^/]+$") ~= nil
+  local folder = home .. "/policies/"
+  return path:sub(1, #folder) == folder and not path:find("/", #folder + 1, true)
 end
 
 --------------------------------------------------------------------------------------------------------------- messages
@@ -223,7 +255,7 @@ local function attach(route, spec, beside)
       opened[#opened + 1] = owner
     end
     local description, problem = owner.handle:load(policy.path, policy.source)
-    if not description then error(problem, 0) end
+    if not description then complain(problem) end
     policy.description = description
     policy.handle = owner
     route.policies[#route.policies + 1] = policy
@@ -231,9 +263,9 @@ local function attach(route, spec, beside)
   for _, owner in ipairs(opened) do
     local problem
     owner.hosts, problem = owner.handle:attach_host(input)
-    if not owner.hosts then error(problem, 0) end
+    if not owner.hosts then complain(problem) end
     owner.routes, problem = owner.handle:attach_route(route_input)
-    if not owner.routes then error(problem, 0) end
+    if not owner.routes then complain(problem) end
   end
   for _, policy in ipairs(route.policies) do
     policy.host = policy.handle.hosts[policy.description.name]
@@ -242,6 +274,20 @@ local function attach(route, spec, beside)
     if policy.route then collect(route.findings, policy.route) end
   end
   for _, owner in ipairs(opened) do owner.handle:close() end
+end
+
+--- As `moongate check` says of an annotation that no policy reads.
+local function find_unread(route, annotations)
+  local known = {}
+  for _, policy in ipairs(route.policies) do
+    for name, spec in pairs(policy.description.annotations) do
+      known[name] = true
+      for _, alias in ipairs(type(spec.alias) == "table" and spec.alias or { spec.alias }) do known[alias] = true end
+    end
+  end
+  for name in pairs(annotations or {}) do
+    if not known[name] then table.insert(route.findings, { level = "warn", text = name .. ": is not read by a policy of this route", annotation = name }) end
+  end
 end
 
 -------------------------------------------------------------------------------------------------------------- building
@@ -253,7 +299,7 @@ local function upstream_body(namespace, service, port, endpoints)
   for i, endpoint in ipairs(endpoints) do
     if type(endpoint) == "string" then endpoint = { address = endpoint } end
     local ip, number = endpoint.address:match("^(.*):(%d+)$")
-    if not ip then error("testing.route: an endpoint is IP:PORT, not " .. tostring(endpoint.address), 0) end
+    if not ip then complain("testing.route: an endpoint is IP:PORT, not " .. tostring(endpoint.address)) end
     list[i] = { ip = ip:gsub("[%[%]]", ""), port = tonumber(number), ready = endpoint.ready ~= false, draining = endpoint.draining or false }
   end
   return { namespace = namespace, service = service, port = port, missing = false, endpoints = core.array(list) }
@@ -340,7 +386,7 @@ local function build(route, spec)
   end
   changes[#changes + 1] = { op = "upsert", kind = "host", key = route.host, body = host }
   local world, problem = core.testing.open(assert(core.pack.encode(core.array(changes))), lua_directory)
-  if not world then error("testing.route: " .. problem, 0) end
+  if not world then complain("testing.route: " .. problem) end
   return world
 end
 
@@ -354,14 +400,16 @@ Route.__index = Route
 ---@param spec table see the top of this file
 ---@return moongate.testing.route
 function testing.route(spec)
+  check_options(spec, "route")
   local route = setmetatable({
     host = spec.host or "_", findings = {}, policies = {}, host_set = {}, upstream_names = {}, services = {},
     answer = spec.answer, answers = spec.answers or {}, http = spec.http,
   }, Route)
   attach(route, spec, caller_directory())
+  find_unread(route, spec.annotations)
   if not spec.allow_findings then
     for _, finding in ipairs(route.findings) do
-      if finding.level ~= "info" then error(finding.text, 0) end
+      if finding.level ~= "info" then complain(finding.text) end
     end
   end
   route.services.default = { "10.0.0.1:80" }
@@ -400,16 +448,21 @@ end
 ---@param request table
 ---@return table result see the top of this file
 function Route:request(request)
+  check_options(request, "request")
   local answers = { default = answer_bytes(request.answer or self.answer or { status = 200, headers = { ["Content-Type"] = "text/plain" }, body = "hello" }) }
   for address, answer in pairs(request.answers or self.answers) do answers[address] = answer == "refuse" and answer or answer_bytes(answer) end
   local is_https = request.scheme == "https"
   local host = self.host == "_" and "example.test" or self.host
   local traffic, problem = self.world:exchange(request_bytes(request, host), is_https, is_https and 443 or 80, answers,
     request.client or "127.0.0.1", request.late_body, self:answerer(request.http or self.http))
-  if not traffic then error("route:request: " .. problem, 0) end
+  if not traffic then complain("route:request: " .. problem) end
   local status, response = parse_response(traffic.client)
   local result = { status = status, response = response, bytes = traffic.client, attempts = #traffic.received, log = {} }
-  for line in traffic.log:gmatch("[^\n]+") do table.insert(result.log, line) end
+  for line in traffic.log:gmatch("[^\n]+") do
+    table.insert(result.log, line)
+    local policy, phase, detail = line:match 'message="policy failed" policy=(%S+) phase=(%S+) .*detail="(.*)"$'
+    if policy then table.insert(testing.raised, ("%s (%s, %s)"):format(detail, policy, phase)) end
+  end
   local last = traffic.received[#traffic.received]
   if last then
     result.sent = parse_request(last.bytes)

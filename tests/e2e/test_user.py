@@ -94,6 +94,11 @@ def test_policies_are_tested_by_an_installed_program(tmp_path):
     policy = own / "new_shop.lua"
     policy.write_text(policy.read_text().replace('"new" or "old"', '"old" or "new"'))
     assert test().returncode != 0, "the copy is what is tested, not the installed example"
+    text = policy.read_text()
+    policy.write_text(text.replace("local side = exchange.request.cookies", "local side = exchange.request.cookie"))
+    line = text[:text.index("local side = exchange.request.cookies")].count("\n") + 1
+    output = test().stdout
+    assert f"new_shop.lua:{line}: exchange.request has no member 'cookie' (new-shop, access)" in output.split("Raised by hooks in tests that failed:")[1], output
 
 
 def test_interrupt_while_manifests_are_read(tmp_path):
