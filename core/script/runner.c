@@ -253,7 +253,13 @@ static void end_running(struct script_worker *script, struct script_state *state
 /* What the hook that ended with the value on top of L decided. */
 static enum hook_result outcome(lua_State *L, struct exchange *exchange, struct exchange_part *part, char *error, size_t error_size) {
   if (exchange_objects_is_answer(L, -1)) return answer(exchange, part);
-  if (lua_isnil(L, -1)) return HOOK_NEXT;
+  if (lua_isnil(L, -1)) {
+    /* Without this a forgotten `return` would let everybody in. */
+    const char *made = part->answer == ANSWER_DENY ? "deny" : part->answer == ANSWER_RESPOND ? "respond" : part->answer == ANSWER_REDIRECT ? "redirect" : NULL;
+    if (made == NULL) return HOOK_NEXT;
+    snprintf(error, error_size, "the %s hook made an answer and did not return it: return exchange:%s(...)", state_phase_name(exchange->phase), made);
+    return HOOK_FAILED;
+  }
   const char *answers = exchange->phase == HOOK_LOG             ? ""
                         : exchange->phase == HOOK_HEADER_FILTER ? ", or what exchange:replace_response gave"
                                                                 : ", or what exchange:respond, deny or redirect gave";
