@@ -69,10 +69,18 @@ static bool refuse(struct encoder *e, const char *why, const char *what) {
   return false;
 }
 
+enum { PLACES = 4 };
+
+/* No place in it is to blame. */
+static bool refuse_whole(struct encoder *e, const char *why) {
+  e->places = PLACES;
+  return refuse(e, why, "");
+}
+
 /* On the way out: a.b.c is not plain data. The innermost names will do. */
 static bool refuse_within(struct encoder *e, struct span key) {
   char rest[200];
-  if (e->places == 4) return false;
+  if (e->places == PLACES) return false;
   snprintf(rest, sizeof rest, "%s", e->error);
   snprintf(e->error, e->error_size, "%.*s%s%s", (int)(key.length > 40 ? 40 : key.length), key.data, e->places++ ? "." : ": ", rest);
   return false;
@@ -111,8 +119,8 @@ static bool encode_map(struct encoder *e, int table, uint32_t count, int depth) 
 
 static bool encode_table(struct encoder *e, int table, int depth) {
   lua_State *L = e->L;
-  if (depth >= PACK_DEPTH_MAX) return refuse(e, "data is nested too deeply", "");
-  if (!lua_checkstack(L, 8)) return refuse(e, "data is nested too deeply", "");
+  if (depth >= PACK_DEPTH_MAX) return refuse_whole(e, "data is nested too deeply");
+  if (!lua_checkstack(L, 8)) return refuse_whole(e, "data is nested too deeply");
   size_t length = lua_objlen(L, table);
   uint32_t count = 0, strings = 0;
   lua_pushnil(L);
@@ -146,7 +154,7 @@ static bool encode_table(struct encoder *e, int table, int depth) {
 
 static bool encode_value(struct encoder *e, int index, int depth) {
   lua_State *L = e->L;
-  if (buffer_length(e->out) > e->limit) return refuse(e, "data is more than 4 MiB", "");
+  if (buffer_length(e->out) > e->limit) return refuse_whole(e, "data is more than 4 MiB");
   switch (lua_type(L, index)) {
     case LUA_TNIL:
       pack_put_nil(e->out);

@@ -88,7 +88,8 @@ static void writes_equal_data_equally(void **state) {
 static void refuses_what_is_no_plain_data(void **state) {
   lua_State *L = *state;
   static const char *const values[][2] = {{"print", "is not plain data: a function"},
-                                          {"{ f = print }", "is not plain data: a function"},
+                                          {"{ f = print }", "f: is not plain data: a function"},
+                                          {"{ a = { { b = { c = print } } } }", "a.b.c: is not plain data: a function"},
                                           {"coroutine.create(print)", "is not plain data: a thread"},
                                           {"io.stdout", "is not plain data: a userdata"},
                                           {"{ 1, 2, x = 3 }", "a table has both string and number keys"},
