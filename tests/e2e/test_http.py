@@ -173,7 +173,7 @@ def test_bad_requests(through, raw, status):
 def test_body_over_the_limit(through):
     proxy = through(answering(OK), {"nginx.ingress.kubernetes.io/proxy-body-size": "1k"})
     assert proxy.request("/", "foo.example", method="POST", body=b"x" * 1025).status == 413
-    assert b" 413 " in proxy.raw(request(method="POST", headers="Transfer-Encoding: chunked\r\n", body=b"800\r\n" + b"x" * 2048 + b"\r\n0\r\n\r\n"), half_close=False).split(b"\r\n")[0]
+    assert b" 413 " in proxy.raw(request(method="POST", headers="Connection: close\r\nTransfer-Encoding: chunked\r\n", body=b"800\r\n" + b"x" * 2048 + b"\r\n0\r\n\r\n"), half_close=False).split(b"\r\n")[0]
 
 
 def test_bad_upstreams_are_502(through):
