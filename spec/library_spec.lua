@@ -35,6 +35,20 @@ for _, trusted in ipairs { true, false } do
       assert.matches("at most 1024 bytes", gives [[exchange.variables:set("a", ("x"):rep(1025))]], 1, true)
     end)
 
+    it("names the line of who called it", function()
+      for _, call in ipairs {
+        "moongate.regex('(')", "moongate.template('$nope')", "moongate.ip_set('x')", "moongate.host_set('a b')", "moongate.map { 'x' }",
+        "moongate.map { a = {} }", "moongate.map(1)", "moongate.regex('a', 5)", "moongate.cookie.format('a b', 'c')",
+        "moongate.cookie.format('a', 'b', { path = ';' })", "moongate.uri.build { scheme = {} }", "moongate.shared.dict('a b')",
+        "moongate.counter('a b', {}, 'h')",
+      } do
+        local ok, problem = pcall(testing.route, { trusted = trusted, source = "local moongate = require 'moongate'\nlocal function make()\n  local made = "
+          .. call .. "\n  return made\nend\nmake()\nreturn {}" })
+        assert.is_false(ok)
+        assert.matches("^policy.lua:3: [%a._]+: ", problem)
+      end
+    end)
+
     -- In a `return`, where Lua itself has no name left.
     for call, text in pairs {
       ["moongate.hash.md5()"] = "hash.md5: expects text, not nil",

@@ -284,8 +284,14 @@ static int core_value(lua_State *L) {
   struct buffer *packed = NULL;
   if (kind == PACK_MAP_VALUE && lua_istable(L, 2)) {
     packed = lua_pack_push_buffer(L);
-    if (!lua_pack_encode(L, 2, packed, error, sizeof error)) return luaL_error(L, "map: %s", error);
-    if (buffer_length(packed) > 0 && (unsigned char)buffer_span(packed).data[0] >> 4 == 9) return luaL_error(L, "map: wants a table from names to strings");
+    bool is_good = lua_pack_encode(L, 2, packed, error, sizeof error);
+    bool is_array = is_good && buffer_length(packed) > 0 && (unsigned char)buffer_span(packed).data[0] >> 4 == 9;
+    if (!is_good || is_array) {
+      buffer_free(packed);
+      lua_pushnil(L);
+      lua_pushstring(L, is_good ? "expects a table from names to strings" : error);
+      return 2;
+    }
     source = buffer_span(packed);
   } else {
     source.data = luaL_checklstring(L, 2, &source.length);

@@ -9,8 +9,8 @@ local error, type, tostring = error, type, tostring
 
 local moongate = {}
 
-local function misuse(name, text)
-  error(name .. ": " .. text, 3)
+local function misuse(name, text, level)
+  error(name .. ": " .. text, level or 3)
 end
 
 local function need_text(name, text)
@@ -20,6 +20,7 @@ end
 
 ------------------------------------------------------------------------------------------------------- values made in C
 
+-- Called in brackets: a call in a bare `return` would take the frame away by which the policy's line is found.
 local function make(name, kind, source)
   local value, complaint = core.value(kind, source)
   if not value then error(name .. ": " .. tostring(complaint), 3) end
@@ -34,14 +35,15 @@ end
 ---@return userdata regex
 function moongate.regex(pattern, options)
   need_text("moongate.regex", pattern)
-  return make("moongate.regex", "regex", (options and options.ignore_case and "i" or "") .. "\0" .. pattern)
+  if options ~= nil and type(options) ~= "table" then misuse("moongate.regex", "expects a table of options, not a " .. type(options)) end
+  return (make("moongate.regex", "regex", (options and options.ignore_case and "i" or "") .. "\0" .. pattern))
 end
 
 --- Text with variables in nginx's spelling. `template:expand(exchange)` -> text; `template:is_constant()`; `tostring(template)`: its source.
 ---@param text string
 ---@return userdata template
 function moongate.template(text)
-  return make("moongate.template", "template", need_text("moongate.template", text))
+  return (make("moongate.template", "template", need_text("moongate.template", text)))
 end
 
 --- A set of addresses. `set:contains(ip)` -> boolean.
@@ -49,7 +51,7 @@ end
 ---@return userdata set
 function moongate.ip_set(cidrs)
   if type(cidrs) == "table" then cidrs = concat(cidrs, ",") end
-  return make("moongate.ip_set", "ip_set", need_text("moongate.ip_set", cidrs))
+  return (make("moongate.ip_set", "ip_set", need_text("moongate.ip_set", cidrs)))
 end
 
 --- A set of host names and `*.suffix`. `set:contains(host)` -> boolean.
@@ -57,7 +59,7 @@ end
 ---@return userdata set
 function moongate.host_set(hosts)
   if type(hosts) == "table" then hosts = concat(hosts, ",") end
-  return make("moongate.host_set", "host_set", need_text("moongate.host_set", hosts))
+  return (make("moongate.host_set", "host_set", need_text("moongate.host_set", hosts)))
 end
 
 --- An immutable map of strings, shared by all workers. `map:get(name)` -> text or nil.
@@ -65,7 +67,7 @@ end
 ---@return userdata map
 function moongate.map(values)
   if type(values) ~= "table" then misuse("moongate.map", "expects a table, not a " .. type(values)) end
-  return make("moongate.map", "map", values)
+  return (make("moongate.map", "map", values))
 end
 
 ----------------------------------------------------------------------------------------------------------------- hashes
@@ -200,7 +202,7 @@ local TOKEN = "^[%w!#$%%&'*+%.^_`|~-]+$"
 local SAME_SITE = { strict = "Strict", lax = "Lax", none = "None" }
 
 local function attribute(name, value)
-  if type(value) ~= "string" or find(value, "[%c;]") then misuse("cookie.format", name .. " has a character that is not allowed") end
+  if type(value) ~= "string" or find(value, "[%c;]") then misuse("cookie.format", name .. " has a character that is not allowed", 4) end
   return "; " .. name .. "=" .. value
 end
 
@@ -278,7 +280,8 @@ end
 
 -------------------------------------------------------------------------------------------------------------------- log
 
---- `log.debug(text)`, `log.info`, `log.warn`, `log.error`: a line in Moongate's own log, with the policy's name.
+--- `log.debug(text)`, `log.info`, `log.warn`, `log.error`: a line in Moongate's own log, with the policy's name. The setting `error-log-level` (`notice` unless
+--- it says otherwise) decides which are written: by default `debug` and `info` are not.
 moongate.log = {}
 for level in gmatch("debug info warn error", "%a+") do
   moongate.log[level] = function(message)
