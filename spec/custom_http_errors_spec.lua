@@ -161,6 +161,12 @@ describe("exchange:replace_response", function()
       { result.sent.method, result.sent.uri, result.sent.headers["x-a"], result.response.headers["x-seen"] })
   end)
 
+  it("asked for by HEAD has no body", function()
+    local result = policy [[if exchange.response.source ~= "replacement" then return exchange:replace_response(config.upstream, { method = "HEAD" }) end]]
+      :request { answers = answers(200, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n") }
+    assert.same({ "HEAD", 200, "0", "" }, { result.sent.method, result.status, result.response.headers["content-length"], result.response.body })
+  end)
+
   it("counts only when it is returned", function()
     local result = policy [[exchange:replace_response(config.upstream)]]:request { answers = answers(200) }
     assert.equal("of the application", result.response.body)
@@ -191,6 +197,7 @@ describe("exchange:replace_response", function()
     { "exchange:replace_response(nil, { path = 'x' })", "the path does not begin with /" },
     { "exchange:replace_response(nil, { path = '/ x' })", "a byte that must be escaped" },
     { "exchange:replace_response(nil, { method = 'A B' })", "not a method" },
+    { "exchange:replace_response(nil, { method = 'TRACE' })", "CONNECT and TRACE are not sent" },
     { "exchange:replace_response(nil, { headers = 1 })", "headers wants a table" },
     { "exchange:replace_response(nil, { headers = { a = 'b\\n' } })", "the value has CR, LF or NUL" },
     { "return exchange:replace_response(config.upstream)", "the answer is replaced already" },

@@ -70,6 +70,15 @@ for _, trusted in ipairs { true, false } do
       assert.is_nil(result.sent.headers["x-gone"])
     end)
 
+    it("an answer without a body is one for the client too", function()
+      local result = route({ rewrite = "exchange.request:set_method 'HEAD'" }, spec()):request { answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" }
+      assert.same({ "HEAD", 200, "0", "" }, { result.sent.method, result.status, result.response.headers["content-length"], result.response.body })
+      result = route({ header_filter = "exchange.response:set_status(200)" }, spec()):request { answer = "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n" }
+      assert.same({ 200, "0", "" }, { result.status, result.response.headers["content-length"], result.response.body })
+      result = route({ rewrite = "exchange.request:set_method 'GET'" }, spec()):request { method = "HEAD", answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello" }
+      assert.same({ "GET", 200, "5", "" }, { result.sent.method, result.status, result.response.headers["content-length"], result.response.body })
+    end)
+
     it("a hook answers", function()
       local result = route({ access = "return exchange:respond { status = 201, headers = { ['X-A'] = '1', ['Set-Cookie'] = { 'a=1', 'b=2' } }, body = 'made' }" }, spec()):request {}
       assert.equal(201, result.status)
@@ -199,6 +208,7 @@ describe("misuse raises with the function's name:", function()
     { "rewrite", "exchange.request:set_path('x')", "exchange.request:set_path: the path does not begin with '/'" },
     { "rewrite", "exchange.request:set_query('a b')", "exchange.request:set_query: the query has a byte that must be escaped" },
     { "rewrite", "exchange.request:set_method('A B')", "exchange.request:set_method: not a method" },
+    { "rewrite", "exchange.request:set_method('CONNECT')", "exchange.request:set_method: CONNECT and TRACE are not sent" },
     { "rewrite", "return exchange:redirect(302, 'a\\nb')", "exchange:redirect: the value has CR, LF or NUL" },
     { "rewrite", "return exchange:redirect(200, '/')", "exchange:redirect: the status is not from 300 to 399" },
     { "access", "return exchange:deny(200)", "exchange:deny: the status is not from 400 to 599" },

@@ -325,6 +325,13 @@ static void stop_request(struct exchange *exchange) {
   if (!exchange->request_ended) exchange->stream->ops->discard_body(exchange->stream, LIMIT_DRAIN_BYTES);
 }
 
+/* What the endpoint sent without a body has none for the client either, whatever a policy made of the method or the status and whatever length it declares. */
+static void note_missing_body(struct exchange *exchange) {
+  struct response_head *response = exchange->response;
+  if (status_has_body(connect_current_try(exchange)->status, exchange->upstream_stream->request->method)) return;
+  if (status_has_body(response->status, exchange->stream->request->method)) response->body = (struct message_body){BODY_LENGTH, 0};
+}
+
 static enum step_result send_head(struct exchange *exchange) {
   struct codec_stream *client = exchange->stream;
   struct response_head *response = exchange->response;
@@ -336,6 +343,7 @@ static enum step_result send_head(struct exchange *exchange) {
   }
   if (!reply_filter(exchange)) return STEP_MORE;
   response_head_finish(exchange);
+  note_missing_body(exchange);
   body_filter_head(exchange);
   if (response->body.framing == BODY_UNTIL_CLOSE) response->body.framing = BODY_CHUNKED; /* the client's codec knows what its client can take */
   response->close = exchange->worker->says_close && response->status != 101;

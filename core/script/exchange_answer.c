@@ -161,7 +161,7 @@ MEMBER(exchange_do_replace_response) {
   if (!lua_istable(L, 3)) return luaL_error(L, "%s: wants a table such as { path = \"/\" }", function);
   struct span method, path;
   if (get_text(L, "method", &method, function)) {
-    if (!header_name_is_valid(method) || method.length > 32) return luaL_error(L, "%s: not a method", function);
+    member_check_method(L, method, function);
     part->method = arena_span(&exchange->arena, method);
   }
   if (get_text(L, "path", &path, function)) {

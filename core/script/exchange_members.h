@@ -121,6 +121,8 @@ static inline int member_push_seconds(lua_State *L, int64_t microseconds) {
 }
 /* Whether a policy may write this field: framing and hop-by-hop fields are the codec's. Raises with `function`. */
 void member_check_field(lua_State *L, struct span name, const char *function);
+/* Raises with `function` where it is not a method that may be sent: what a tunnel asks for, or would show our own fields, is none. */
+void member_check_method(lua_State *L, struct span method, const char *function);
 /* The value at `index` as a valid field value, copied into the arena. */
 struct span member_field_value(lua_State *L, int index, struct arena *arena, const char *function);
 

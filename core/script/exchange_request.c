@@ -249,11 +249,16 @@ MEMBER(request_set_query) {
   return 0;
 }
 
+void member_check_method(lua_State *L, struct span method, const char *function) {
+  if (!header_name_is_valid(method) || method.length > 32) luaL_error(L, "%s: not a method", function);
+  if (span_equal(method, SPAN("CONNECT")) || span_equal(method, SPAN("TRACE"))) luaL_error(L, "%s: CONNECT and TRACE are not sent", function);
+}
+
 MEMBER(request_set_method) {
   (void)object;
   static const char function[] = "exchange.request:set_method";
   struct span method = check_span(L, 2, function, "method");
-  if (!header_name_is_valid(method) || method.length > 32) return luaL_error(L, "%s: not a method", function);
+  member_check_method(L, method, function);
   exchange_set_method(exchange, method);
   return 0;
 }

@@ -106,7 +106,7 @@ function Request:set_path(path) end
 ---@param query string without "?"; "" for none
 function Request:set_query(query) end
 
----@param method string
+---@param method string not CONNECT or TRACE
 function Request:set_method(method) end
 
 --- Names are case-insensitive. Fields that frame the message or belong to the connection are the core's: writing one raises, and so does
