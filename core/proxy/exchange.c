@@ -182,22 +182,41 @@ void exchange_redirect(struct exchange *exchange, int status, struct span locati
   exchange->is_final = true;
 }
 
+struct arena *exchange_scratch(struct exchange *exchange) {
+  struct worker *worker = exchange->worker;
+  if (exchange->phase != HOOK_BODY_FILTER) return &exchange->arena;
+  arena_free(&worker->scratch);
+  arena_init(&worker->scratch, &worker->blocks, 0);
+  return &worker->scratch;
+}
+
+static void set_value(struct exchange *exchange, struct variable_value *variable, struct span value) {
+  if (exchange->phase != HOOK_BODY_FILTER) {
+    variable->value = arena_span(&exchange->arena, value);
+    return;
+  }
+  if (!variable->room) variable->room = arena_alloc(&exchange->arena, LIMIT_VARIABLE_BYTES);
+  if (value.length) memcpy(variable->room, value.data, value.length);
+  variable->value = span_make(variable->room, value.length);
+}
+
 int exchange_set_variable(struct exchange *exchange, struct span name, struct span value) {
   if (value.length > LIMIT_VARIABLE_BYTES) {
     counter_add(exchange->worker->options.counters, COUNTER_LIMIT_VARIABLE_BYTES, 1);
     return ERROR_LIMIT;
   }
-  struct span copy = arena_span(&exchange->arena, value);
   for (unsigned i = 0; i < exchange->variable_count; i++) {
     if (!span_equal(exchange->variables[i].name, name)) continue;
-    exchange->variables[i].value = copy;
+    set_value(exchange, &exchange->variables[i], value);
     return 0;
   }
   if (exchange->variable_count == LIMIT_VARIABLES) {
     counter_add(exchange->worker->options.counters, COUNTER_LIMIT_VARIABLES, 1);
     return ERROR_LIMIT;
   }
-  exchange->variables[exchange->variable_count++] = (struct variable_value){arena_span(&exchange->arena, name), copy};
+  struct variable_value *added = &exchange->variables[exchange->variable_count++];
+  *added = (struct variable_value){.name = arena_span(&exchange->arena, name)};
+  set_value(exchange, added, value);
   return 0;
 }
 

@@ -41,6 +41,7 @@ struct try_record {
 
 struct variable_value {
   struct span name, value;
+  char *room; /* where a body_filter writes it, again and again; NULL: none has */
 };
 
 /* What the log needs of host and route: spans into the leased units, copied into the arena when the exchange detaches. */
@@ -154,6 +155,9 @@ struct exchange {
   const struct endpoint_record *tried[BALANCE_TRIED];
   struct variable_value variables[LIMIT_VARIABLES];
 };
+
+/* For what a hook needs for a moment: the exchange's arena, but a body_filter, which may run any number of times, gets one that the next call empties. */
+struct arena *exchange_scratch(struct exchange *exchange);
 
 /* What policies may do; each is what the Lua call of the same name does. All are for the exchange's worker thread. */
 void exchange_set_path(struct exchange *exchange, struct span decoded); /* copied */

@@ -250,6 +250,7 @@ void worker_free(struct worker *worker) {
     free(worker->free_exchanges);
     worker->free_exchanges = next;
   }
+  arena_free(&worker->scratch);
   arena_cache_free(&worker->blocks);
   buffer_free(&worker->line);
   free(worker->cursors);

@@ -63,6 +63,7 @@ struct worker {
   unsigned client_count, exchange_count, tunnel_count;
   struct pool *pool;
   struct arena_cache blocks;
+  struct arena scratch; /* exchange_scratch */
   struct exchange *free_exchanges;
   struct random random;
   struct balance_cursor *cursors; /* by upstream slot */

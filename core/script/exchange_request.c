@@ -211,7 +211,7 @@ MEMBER(request_argument) {
   (void)object;
   struct span name = check_span(L, 2, "exchange.request:argument", "name");
   struct span raw = uri_argument(exchange->uri.query, name);
-  if (raw.data && (span_find(raw, '%') < raw.length || span_find(raw, '+') < raw.length)) raw = uri_unescape(raw, true, &exchange->arena);
+  if (raw.data && (span_find(raw, '%') < raw.length || span_find(raw, '+') < raw.length)) raw = uri_unescape(raw, true, exchange_scratch(exchange));
   return member_push_span(L, raw);
 }
 

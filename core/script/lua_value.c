@@ -158,7 +158,7 @@ static int template_expand_exchange(lua_State *L) {
   struct object object;
   exchange_objects_check(L, 2, &object, "template:expand");
   struct exchange *exchange = object.part->exchange;
-  struct span text = template_expand(value->template, exchange_lookup, exchange, &exchange->arena);
+  struct span text = template_expand(value->template, exchange_lookup, exchange, exchange_scratch(exchange));
   lua_pushlstring(L, text.data, text.length);
   return 1;
 }

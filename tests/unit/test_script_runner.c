@@ -129,6 +129,8 @@ static int setup(void **state) {
   f->route.hook_count[HOOK_LOG] = 1;
   f->route.hooks[HOOK_ACCESS] = &f->hook;
   f->route.hook_count[HOOK_ACCESS] = 1;
+  f->route.hooks[HOOK_BODY_FILTER] = &f->hook;
+  f->route.hook_count[HOOK_BODY_FILTER] = 1;
   pack_put_map(&f->packed, 1);
   pack_put_string(&f->packed, SPAN("n"));
   pack_put_integer(&f->packed, 7);
@@ -235,6 +237,36 @@ static void refuses_malformed_bodies(void **state) {
   buffer_free(&body);
 }
 
+/* An answer may have any number of parts. */
+static void keeps_nothing_of_the_parts_of_a_body(void **state) {
+  struct fixture *f = *state;
+  struct unit *set = make_one(f, "builtin",
+                              "local moongate = require 'moongate' local template = moongate.template('$host of $uri')"
+                              "return { name = 'probe', body_filter = function(e, c, chunk)"
+                              "  e.ctx.parts = (e.ctx.parts or 0) + 1"
+                              "  e.variables:set('parts', ('x'):rep(e.ctx.parts % 1000))"
+                              "  e.request:argument('a') e.request.headers:all('X-Other')"
+                              "  return chunk .. template:expand(e) .. #e.variables:get('parts') end }");
+  arena_cache_init(&f->worker.blocks, 0, 4);
+  begin(f, set);
+  f->exchange.phase = HOOK_BODY_FILTER;
+  f->exchange.host_name = SPAN("shop.test");
+  f->exchange.uri = (struct uri){.path = SPAN("/path"), .query = SPAN("a=%20b+c")};
+  size_t used = 0;
+  struct span part = {NULL, 0};
+  for (unsigned i = 0; i < 1001; i++) {
+    part = SPAN("part ");
+    assert_true(f->runner.filter_body(f->runner.self, &f->exchange, &part, false));
+    if (i == 0) used = f->exchange.arena.used;
+  }
+  assert_true(span_equal(part, SPAN("part shop.test of /path1")));
+  assert_int_equal(f->exchange.arena.used, used);
+  finish(f);
+  arena_free(&f->worker.scratch);
+  arena_cache_free(&f->worker.blocks);
+  set->release(set);
+}
+
 static double elapsed_ns(const struct timespec *from) {
   struct timespec now;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
@@ -290,6 +322,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(shares_owners_that_did_not_change, setup, teardown),
       cmocka_unit_test_setup_teardown(refuses_a_set_with_a_broken_file, setup, teardown),
       cmocka_unit_test_setup_teardown(refuses_malformed_bodies, setup, teardown),
+      cmocka_unit_test_setup_teardown(keeps_nothing_of_the_parts_of_a_body, setup, teardown),
       cmocka_unit_test_setup_teardown(prints_the_cost_of_a_hook, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
