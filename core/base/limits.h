@@ -51,6 +51,7 @@
     "the body of an answer to a policy's HTTP request; 64 KiB where it names no size") \
   X(FILTERED_BYTES, 1048576, "bytes", "reset", "what a body_filter hook makes of a part of an answer") \
   X(MIRRORS, 128, "copies per worker", "the copy is not sent", "copies of requests that are on their way (exchange:mirror)") \
+  X(SERVICE_MIRRORS, 64, "copies per worker", "the copy is not sent", "such copies to one service (host and port)") \
   X(PASSES, 8, "passes", "508", "times that one request comes by here, as its CDN-Loop field says") \
   X(METRIC_SERIES, 131072, "series", "not counted", "series of request metrics, of all workers") \
   X(METRIC_HOST_SERIES, 16384, "series", "not counted", "series of request metrics under names of aliases, or of hosts that no Ingress has") \

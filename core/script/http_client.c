@@ -426,6 +426,10 @@ static void on_name(void *context, struct list *waiting, const struct address *a
   loop_flush(client->loop);
 }
 
+bool http_call_is_to_same(const struct http_call *call, const struct http_call *other) {
+  return call->port == other->port && strcasecmp(call->host, other->host) == 0;
+}
+
 /* Guests and others have services of their own, as they have rooms. */
 static void make_key(const struct http_call *call, struct http_service *service) {
   snprintf(service->key, sizeof service->key, "%c %u %s", call->is_guests ? 'g' : 'o', call->port, call->host);

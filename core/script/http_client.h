@@ -69,6 +69,8 @@ void http_client_free(struct http_client *client);
 
 /* NULL with a message: not a URL that can be asked for. */
 struct http_call *http_call_new(struct span method, struct span url, char *error, size_t error_size);
+/* Whether they go to one service: host and port. */
+bool http_call_is_to_same(const struct http_call *call, const struct http_call *other);
 /* Both checked by the caller: no CR, LF or NUL. */
 void http_call_add_field(struct http_call *call, struct span name, struct span value);
 /* Walks fields of that form: *at begins as 0. False at the end. */

@@ -74,26 +74,38 @@ static void copy_fields(const struct exchange *exchange, struct http_call *call,
   if (host.length) http_call_add_field(call, SPAN("Host"), host);
 }
 
+/* One target that does not answer leaves half of the room to others. */
+static bool has_room(struct exchange *exchange, const struct http_call *call) {
+  const struct mirrors *mirrors = mirror_of(exchange);
+  unsigned same = 0;
+  for (const struct list *node = mirrors->running.next; mirrors->count >= LIMIT_SERVICE_MIRRORS && node != &mirrors->running; node = node->next)
+    same += http_call_is_to_same(container_of(node, struct mirror, node)->call, call);
+  if (same < LIMIT_SERVICE_MIRRORS && mirrors->count < LIMIT_MIRRORS) return true;
+  counter_add(exchange->worker->options.counters, same < LIMIT_SERVICE_MIRRORS ? COUNTER_LIMIT_MIRRORS : COUNTER_LIMIT_SERVICE_MIRRORS, 1);
+  return false;
+}
+
+/* Takes the call. */
 static bool start(struct exchange *exchange, struct http_call *call) {
+  call->done = on_done;
+  call->drops_answer = true;
+  call->max_body = LIMIT_DRAIN_BYTES;
+  if (!http_client_start(operation_http_client(exchange), call)) {
+    http_call_free(call);
+    return false;
+  }
   struct mirrors *mirrors = mirror_of(exchange);
   struct mirror *mirror = calloc(1, sizeof *mirror);
   must(mirror != NULL);
+  call->context = mirror;
   mirror->magic = MIRROR_MAGIC;
   mirror->mirrors = mirrors;
   mirror->worker = exchange->worker;
   mirror->call = call;
   timer_init(&mirror->timer, on_timer);
-  call->done = on_done;
-  call->context = mirror;
-  call->drops_answer = true;
-  call->max_body = LIMIT_DRAIN_BYTES;
   list_insert_last(&mirrors->running, &mirror->node);
   mirrors->count++;
   counter_add(exchange->worker->options.counters, COUNTER_MIRRORS, 1);
-  if (!http_client_start(operation_http_client(exchange), call)) {
-    end(mirror);
-    return false;
-  }
   loop_timer_start(&mirror->worker->loop, &mirror->timer, MIRROR_MS);
   return true;
 }
@@ -129,13 +141,13 @@ int member_exchange_do_mirror(lua_State *L, struct exchange *exchange, const str
   }
   if (has_own && relay_body(exchange, LIMIT_BODY_BUFFER_BYTES) != RELAY_BODY_THERE) return skip(L, exchange, "the body is not held");
   if (has_own) body = buffer_span(&exchange->body);
-  if (mirror_of(exchange)->count >= LIMIT_MIRRORS) {
-    counter_add(exchange->worker->options.counters, COUNTER_LIMIT_MIRRORS, 1);
-    return skip(L, exchange, "too many copies are on their way");
-  }
   char why[256];
   struct http_call *call = http_call_new(exchange->request->method, url, why, sizeof why);
   if (call == NULL) return skip(L, exchange, why);
+  if (!has_room(exchange, call)) {
+    http_call_free(call);
+    return skip(L, exchange, "too many copies are on their way");
+  }
   call->is_guests = object->part->state->is_guest;
   copy_fields(exchange, call, host);
   if (has_body || (has_own && body.length)) {

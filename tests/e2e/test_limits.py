@@ -25,7 +25,8 @@ local policy = { name = "probe", summary = "Pushes against limits.", annotations
 function policy.attach(route, annotations)
   if not annotations.probe then return end
   route:set("hook_timeout", 1)
-  return { origin = route:upstream "origin:80", steps = moongate.regex "^(a+)+$", depth = moongate.regex "^(?:(a)|b)*[cd]", heap = moongate.regex("^(?:(a)|b)*[cd]" .. ("(x)?"):rep(100)) }
+  local copies = { route:upstream "origin:80", route:upstream "other:80", route:upstream "echoheaders:80" }
+  return { origin = copies[1], copies = copies, steps = moongate.regex "^(a+)+$", depth = moongate.regex "^(?:(a)|b)*[cd]", heap = moongate.regex("^(?:(a)|b)*[cd]" .. ("(x)?"):rep(100)) }
 end
 local hits = moongate.counter("hits", { "text" }, "Hits.")
 local deeds = {}
@@ -53,7 +54,7 @@ for _, name in ipairs { "steps", "depth", "heap" } do
   deeds[name .. "_replace"] = function(exchange, config) assert(not config[name]:replace(exchange.request.headers:get("X-Text"), "")) end
 end
 function policy.access(exchange, config)
-  for _ = 1, 129 do exchange:mirror { upstream = config.origin, path = "/mirrored" } end
+  for i = 1, 129 do exchange:mirror { upstream = config.copies[i % 3 + 1], path = "/mirrored" } end
   return exchange:respond { status = 200, body = "done" }
 end
 function policy.rewrite(exchange, config)
@@ -93,7 +94,7 @@ def world():
              ingress("regex", "regex.example", "/(a+)+$", path_type="ImplementationSpecific", annotations=named(use_regex="true")),
              ingress("many", "many.example", [f"/(a+)+x{i}" for i in range(2000)], path_type="ImplementationSpecific", annotations=named(use_regex="true")),
              ingress("deep", "deep.example", "/(?:(a)|b)*[cd]", path_type="ImplementationSpecific", annotations=named(use_regex="true"))]
-    objects = [service(), *slice_of([echo.port]), service("origin"), *slice_of([origin.port], name="origin")]
+    objects = [service(), *slice_of([echo.port]), service("origin"), *slice_of([origin.port], name="origin"), service("other"), *slice_of([origin.port], name="other")]
     errors = ["upstream failed", "answered with an error", "answer was cut", "policy failed"]
     with running({"app.json": objects, "hosts.json": hosts}, [echo], policies={"probe.lua": POLICY}, expect_errors=errors) as proxy:
         yield proxy
@@ -284,6 +285,7 @@ CASES = {
     "HTTP_ANSWER_BYTES": [probes("answer")],
     "FILTERED_BYTES": "test_policies_body_filter",
     "MIRRORS": [probes("mirrors")],
+    "SERVICE_MIRRORS": "test_policies_mirror",
     "PASSES": [asks("/", 508, "app.example", {"CDN-Loop": ", ".join(["moongate"] * 8)})],
     "JSON_DEPTH": "test_kube_api",
     "API_ITEM_BYTES": "test_kube_api",

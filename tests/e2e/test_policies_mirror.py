@@ -4,7 +4,7 @@ import time
 
 import pytest
 from harness import Echo, service, slice_of, wait_until
-from origin import Origin
+from origin import Origin, answering
 from worlds import case, running
 
 
@@ -34,12 +34,14 @@ def target():
 
 @pytest.fixture(scope="module")
 def world(target):
-    app = Echo("app")
+    app, other = Echo("app"), Origin(answering(b"HTTP/1.1 204 No\r\n\r\n"))
     url = f"http://127.0.0.1:{target.port}"
     cases = [case("one.example", mirror_target=url + "/copy$request_uri", mirror_host="mirror.example"), case("none.example", mirror_target=url, mirror_request_body="off"),
-             case("gone.example", mirror_target="http://127.0.0.1:1/")]
+             case("other.example", mirror_target=f"http://127.0.0.1:{other.port}/"), case("gone.example", mirror_target="http://127.0.0.1:1/")]
     with running({"app.json": [service(), *slice_of([app.port])], "ingress.json": cases}, [app], workers=1, expect_errors=["leads back to us"]) as proxy:
+        proxy.other = other
         yield proxy
+    other.close()
 
 
 def got(target, before, count=1):
@@ -85,15 +87,16 @@ def test_what_is_too_large_is_counted(world, target):
 
 
 def test_nobody_waits(world, target):
+    wait_until(lambda: world.metric("moongate_mirrors_running") == 0, what="no copies")
     target.may_answer.clear()
-    before, began = len(target.bodies), time.monotonic()
-    for _ in range(10):
+    copies, before, began = len(target.bodies), world.metric("moongate_limit_service_mirrors_total"), time.monotonic()
+    for _ in range(140):
         assert world.request("/", "one.example").status == 200
     assert time.monotonic() - began < 5
-    got(target, before, 10)
-    for _ in range(130):  # more than a worker has on their way
-        assert world.request("/", "one.example").status == 200
-    assert world.metric("moongate_limit_mirrors_total") >= 10
+    got(target, copies, 64)  # half of what a worker has on their way
+    assert world.metric("moongate_limit_service_mirrors_total") == before + 76
+    assert world.request("/", "other.example").status == 200
+    wait_until(lambda: len(world.other.heads) == 1, what="the copy for somebody who does answer")
     target.may_answer.set()
     wait_until(lambda: world.request("/after", "one.example").status == 200 and any("/copy/after" in head for head in target.heads), what="room for copies")
 
