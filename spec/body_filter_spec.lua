@@ -13,18 +13,25 @@ local function route(code, spec)
   return testing.route(spec)
 end
 
-local ANSWER = { body = "hello", headers = { ETag = '"x"', ["Accept-Ranges"] = "bytes", ["X-A"] = "b" } }
+local ANSWER = { body = "hello", headers = { ETag = '"x"', ["Accept-Ranges"] = "bytes", ["Content-Digest"] = "sha-256=:eA==:", ["X-A"] = "b" } }
 
 describe("body_filter", function()
   it("sees each part and the end, and what it returns goes out", function()
     local upper = route "if last then return 'END' .. config.mark end return '<' .. chunk:upper() .. '>'"
     local result = upper:request { answer = ANSWER, headers = { ["Accept-Encoding"] = "gzip", Range = "bytes=0-1" } }
     assert.equal("<HELLO>END!", result.response.body)
-    assert.same({ nil, nil, nil, "b" }, { result.response.headers["content-length"], result.response.headers.etag,
-      result.response.headers["accept-ranges"], result.response.headers["x-a"] })
+    for _, name in ipairs { "content-length", "etag", "accept-ranges", "content-digest" } do assert.is_nil(result.response.headers[name], name) end
+    assert.equal("b", result.response.headers["x-a"])
     assert.same({ "identity", nil }, { result.sent.headers["accept-encoding"], result.sent.headers.range })
     result = upper:request { answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n" }
     assert.equal("<AB><CDE>END!", result.response.body)
+  end)
+
+  it("takes away trailers that are true of the old body only", function()
+    local result = route("return"):request { headers = { TE = "trailers" },
+      answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nRepr-Digest: sha-256=:eA==:\r\nX-Took: 1\r\n\r\n" }
+    assert.is_nil(result.bytes:find("Repr-Digest", 1, true))
+    assert.is_truthy(result.bytes:find("0\r\nX-Took: 1\r\n\r\n", 1, true))
   end)
 
   it("leaves a part for which it returns nothing, and drops one for the empty string", function()

@@ -379,8 +379,7 @@ enum step_result step_relay(struct exchange *exchange) {
   }
   if (exchange->head_arrived && !exchange->response_started && (send_head(exchange) == STEP_MORE)) return STEP_MORE;
   if (!exchange->upstream_ended || exchange->step != STEP_RELAY || pace_holds(exchange)) return STEP_WAIT;
-  struct headers *trailers = exchange->upstream_stream->trailers;
-  exchange->stream->ops->send_end(exchange->stream, trailers);
+  exchange->stream->ops->send_end(exchange->stream, body_filter_trailers(exchange));
   exchange->response_ended = true;
   relay_leave_upstream(exchange);
   exchange->step = STEP_LOG;
