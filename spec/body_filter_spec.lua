@@ -27,6 +27,14 @@ describe("body_filter", function()
     assert.equal("<AB><CDE>END!", result.response.body)
   end)
 
+  it("sees the whole answer, unencoded, whatever the client asks for", function()
+    local result = route("return chunk:upper()"):request { answer = ANSWER, headers = { ["Accept-Encoding"] = "gzip", Range = "bytes=0-1",
+      ["Request-Range"] = "bytes=0-1", Connection = "upgrade", Upgrade = "websocket" } }
+    local sent = result.sent.headers
+    assert.same({ "websocket", "identity", nil, nil }, { sent.upgrade, sent["accept-encoding"], sent.range, sent["request-range"] })
+    assert.equal("HELLO", result.response.body)
+  end)
+
   it("takes away trailers that are true of the old body only", function()
     local result = route("return"):request { headers = { TE = "trailers" },
       answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nRepr-Digest: sha-256=:eA==:\r\nX-Took: 1\r\n\r\n" }

@@ -30,8 +30,8 @@ static void on_later(struct deferred *deferred) {
 /* Of the client's fields, what describes its own body, or asks for a part or a newer version of what it does not get. */
 static bool is_about_body(const struct header *header) {
   static const char *const names[] = {
-      "range",       "if-range",         "if-match",         "if-none-match",    "if-modified-since", "if-unmodified-since", "content-type",
-      "content-md5", "content-encoding", "content-language", "content-location", "content-range",     "content-disposition"};
+      "range",        "request-range", "if-range",         "if-match",         "if-none-match",    "if-modified-since", "if-unmodified-since",
+      "content-type", "content-md5",   "content-encoding", "content-language", "content-location", "content-range",     "content-disposition"};
   for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
     if (span_equal_nocase(header->name, span_of(names[i]))) return true;
   return false;

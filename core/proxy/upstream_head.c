@@ -33,9 +33,11 @@ static void add_checked(struct headers *headers, enum header_id id, struct span 
   if (value.length) headers_add_checked(headers, id, name, value);
 }
 
-/* Whoever filters a body wants all of it, as it is. */
-static bool is_about_encoding(const struct header *header) {
-  return header->id == HEADER_ACCEPT_ENCODING || span_equal_nocase(header->name, SPAN("range")) || span_equal_nocase(header->name, SPAN("if-range"));
+/* Whoever filters a body wants all of it, as it is, also of a client that asks for another protocol and is answered in this one. Apache takes a Request-Range
+ * for a Range. */
+static bool is_for_filters(const struct header *header) {
+  return header->id == HEADER_ACCEPT_ENCODING || span_equal_nocase(header->name, SPAN("range")) || span_equal_nocase(header->name, SPAN("if-range")) ||
+         span_equal_nocase(header->name, SPAN("request-range"));
 }
 
 static void copy(struct headers *headers, const struct header *header) {
@@ -144,11 +146,11 @@ struct request_head *upstream_head_make(struct exchange *exchange) {
   headers_reserve(&out->headers, in->headers.count + 14);
   out->host = host_of(exchange);
   headers_add(&out->headers, HEADER_HOST, SPAN("Host"), out->host);
-  bool is_filtered = body_filter_is_wanted(exchange) && in->upgrade.length == 0;
+  bool is_filtered = body_filter_is_wanted(exchange);
   if (is_filtered) headers_add_checked(&out->headers, HEADER_ACCEPT_ENCODING, SPAN("Accept-Encoding"), SPAN("identity"));
   for (unsigned i = 0; i < in->headers.count; i++) {
     const struct header *header = &in->headers.items[i];
-    if (header->removed || is_ours[header->id] || (is_filtered && is_about_encoding(header))) continue;
+    if (header->removed || is_ours[header->id] || (is_filtered && is_for_filters(header))) continue;
     copy(&out->headers, header);
   }
   write_forwarded(exchange, settings, &out->headers);
@@ -181,9 +183,12 @@ static bool is_taken_away(const struct exchange *exchange, struct span name) {
 struct headers *upstream_head_trailers(const struct exchange *exchange) {
   struct headers *trailers = exchange->replacement ? NULL : exchange->stream->trailers;
   const struct headers *sent = &exchange->upstream_stream->request->headers;
+  bool is_filtered = body_filter_is_wanted(exchange);
   for (unsigned i = 0; trailers && i < trailers->count; i++) {
     struct header *trailer = &trailers->items[i];
-    if (trailer->id != HEADER_OTHER || headers_find_name(sent, trailer->name) || is_taken_away(exchange, trailer->name)) trailer->removed = true;
+    if (trailer->id != HEADER_OTHER || (is_filtered && is_for_filters(trailer)) || headers_find_name(sent, trailer->name) ||
+        is_taken_away(exchange, trailer->name))
+      trailer->removed = true;
   }
   return trailers;
 }

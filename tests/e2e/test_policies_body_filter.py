@@ -28,6 +28,10 @@ def play(_, connection):
             connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nETag: x\r\n\r\n" % SIZE)
             for _ in range(SIZE // 100_000):
                 connection.send(b"a" * 100_000)
+        elif b"chunked" in head:
+            connection.read_until(b"0\r\n")
+            trailers = connection.read_until(b"\r\n\r\n")
+            connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(trailers), trailers))
         else:
             connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\naabb")
 
@@ -55,6 +59,12 @@ def test_connections_stay(world):
         assert connection.getresponse().read() == wanted
     assert world.metric("moongate_upstream_connects_total") - before <= 1
     connection.close()
+
+
+def test_trailers_ask_for_no_part_either(world):
+    body = b"2\r\nab\r\n0\r\nX-Sum: 1\r\nRange: bytes=0-1\r\nRequest-Range: bytes=0-1\r\n\r\n"
+    request = b"POST / HTTP/1.1\r\nHost: tail.example\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert b"\r\nX-Sum: 1\r\n\r\n\r\n7\r\nthe end" in world.raw(request + body, half_close=False)
 
 
 def test_a_large_body_that_is_read_slowly(world):
