@@ -1,6 +1,7 @@
 """Policies that change bodies on their way: of any size, at any pace, on connections that stay."""
 import http.client
 import socket
+import ssl
 
 import pytest
 from harness import Echo, service, slice_of, wait_until
@@ -19,12 +20,18 @@ function policy.body_filter(_, config, chunk, last) return deeds[config.deed](ch
 return policy
 """
 SIZE = 20_000_000
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\naabb\r\n"
+CUT = {"/length": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\naabb", "/chunk": CHUNKED + b"9\r\n", "/last": CHUNKED, "/trailers": CHUNKED + b"0\r\nX: a\r\n", "/size": CHUNKED + b"x\r\n"}
 
 
 def play(_, connection):
     while True:
         head = connection.read_head()
-        if b"/large" in head:
+        path = head.split(b" ")[1].decode()
+        if path in CUT:
+            connection.send(CUT[path])
+            return
+        if path == "/large":
             connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nETag: x\r\n\r\n" % SIZE)
             for _ in range(SIZE // 100_000):
                 connection.send(b"a" * 100_000)
@@ -97,6 +104,18 @@ def test_a_failure_resets(world):
     assert world.metric("moongate_limit_filtered_bytes_total") == before + 1
     wait_until(lambda: world.metric("moongate_exchanges") == 0, what="their end")
     assert world.request("/", "plain.example").text == "aabb"
+
+
+@pytest.mark.parametrize("path", CUT)
+def test_an_answer_that_the_application_cuts_is_never_a_whole_one(world, path):
+    answer = world.raw(f"GET {path} HTTP/1.1\r\nHost: upper.example\r\n\r\nGET / HTTP/1.1\r\nHost: plain.example\r\n\r\n".encode(), half_close=False)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n") and answer.endswith(b"\r\n\r\n4\r\nAABB\r\n"), answer
+    with socket.create_connection(("127.0.0.1", world.https_port), 10) as raw:  # ended by the connection's end: then it must be no orderly one
+        context = ssl._create_unverified_context()
+        with context.wrap_socket(raw, server_hostname="upper.example", suppress_ragged_eofs=False) as connection, pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
+            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: upper.example\r\n\r\n".encode())
+            while connection.recv(65536):
+                pass
 
 
 def test_a_client_that_leaves(world):
