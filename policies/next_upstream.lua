@@ -12,7 +12,7 @@ local policy = {
       doc = "Failures after which another endpoint is tried; `non_idempotent` includes POST, LOCK and PATCH.",
     },
     ["proxy-next-upstream-tries"] = {
-      type = "integer", min = 0, max = 1000, setting = "proxy-next-upstream-tries", default = 3, doc = "Tries in all; 0 for no limit.",
+      type = "integer", min = 0, max = 1000, setting = "proxy-next-upstream-tries", default = 3, doc = "Tries in all; 0: each endpoint once.",
     },
     ["proxy-next-upstream-timeout"] = {
       type = "integer", min = 0, max = 86400, setting = "proxy-next-upstream-timeout", default = 0, doc = "Seconds for all tries; 0 for no limit.",

@@ -220,6 +220,7 @@ static bool is_stale(const struct exchange *exchange) {
 
 bool connect_may_retry(const struct exchange *exchange) {
   const struct request_head *request = replace_request(exchange);
+  const struct upstream *upstream = exchange_upstream(exchange);
   bool has_body = request->body.framing != BODY_NONE;
   int error = exchange->failure;
   bool was_written = exchange->upstream_stream && (exchange->upstream_stream->is_request_on_wire || error == 0 || error == ERROR_TIMEOUT);
@@ -235,6 +236,7 @@ bool connect_may_retry(const struct exchange *exchange) {
       .method = request->method,
       .is_stale = is_stale(exchange),
       .tries = exchange->try_count - exchange->stale_tries - (exchange->replacement ? exchange->replacement->tries_before : 0),
+      .endpoints = upstream ? upstream->count : 0,
       .elapsed_ms = exchange_duration_us(exchange) / 1000,
   };
   return exchange->stream && retry_is_allowed(&facts, exchange->settings);

@@ -150,7 +150,7 @@ int exchange_use_upstream(struct exchange *exchange, struct upstream_ref upstrea
   return 0;
 }
 
-const struct upstream *exchange_upstream(struct exchange *exchange) {
+const struct upstream *exchange_upstream(const struct exchange *exchange) {
   if (!exchange->upstream_name.length) return NULL;
   return snapshot_upstream(exchange->worker->root, exchange->upstream);
 }

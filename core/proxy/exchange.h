@@ -166,7 +166,7 @@ void exchange_set_method(struct exchange *exchange, struct span method);
 /* 0, or ERROR_INVALID when it was already chosen. */
 int exchange_use_upstream(struct exchange *exchange, struct upstream_ref upstream, struct span name);
 /* The upstream to balance over, from the worker's current root; NULL if gone. Never keep it. */
-const struct upstream *exchange_upstream(struct exchange *exchange);
+const struct upstream *exchange_upstream(const struct exchange *exchange);
 /* Makes the answer of a hook; the runner returns HOOK_ANSWERED after it. Headers may be NULL. Everything is copied. */
 void exchange_respond(struct exchange *exchange, int status, const struct headers *headers, struct span body);
 void exchange_deny(struct exchange *exchange, int status, struct span reason);

@@ -34,7 +34,8 @@ uint32_t retry_reason(int error, int status) {
 
 bool retry_is_allowed(const struct retry_facts *facts, const struct route_settings *settings) {
   if (facts->has_answer_begun || (settings->retry_on & RETRY_OFF)) return false;
-  if (!facts->is_stale && settings->retry_tries > 0 && facts->tries >= (unsigned)settings->retry_tries) return false;
+  unsigned most = settings->retry_tries > 0 ? (unsigned)settings->retry_tries : facts->endpoints;
+  if (!facts->is_stale && facts->tries >= most) return false;
   if (settings->retry_timeout_ms && facts->elapsed_ms >= settings->retry_timeout_ms) return false;
   if (facts->error && !facts->was_written) return true;
   uint32_t reason = retry_reason(facts->error, facts->status);

@@ -17,6 +17,7 @@ struct retry_facts {
   struct span method;
   bool is_stale;       /* a pooled connection ended before any byte of an answer: repeated on a fresh one, outside the count */
   unsigned tries;      /* made so far, this one included */
+  unsigned endpoints;  /* of the upstream: without a limit each gets one try */
   uint64_t elapsed_ms; /* since the request came */
 };
 

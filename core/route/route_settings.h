@@ -27,7 +27,7 @@
   X(hash_by, TEXT, 0, "template: what the balancer hash looks at") \
   X(hash_subset_size, INTEGER, 0, "endpoints, 0 = no subsets") \
   X(retry_on, RETRY, 3, "error timeout invalid_header http_500 ... non_idempotent off, with blanks between") \
-  X(retry_tries, INTEGER, 3, "tries, 0 = no limit") \
+  X(retry_tries, INTEGER, 3, "tries, 0 = each endpoint once") \
   X(retry_timeout, SECONDS, 0, "for all tries together, 0 = no limit") \
   X(retry_non_idempotent, FLAG, 0, "POST and PATCH too are tried again") \
   X(limit_rate, BYTES, 0, "bytes of the answer in a second, 0 = no limit") \

@@ -187,6 +187,12 @@ def test_next_upstream_tries(through):
     assert sum(len(one.heads) for one in proxy.origins) == 2
 
 
+def test_next_upstream_tries_without_a_limit_end(through):
+    proxy = through([status(503) for _ in range(5)], {"proxy_next_upstream": "http_503", "proxy_next_upstream_tries": "0"})
+    assert proxy.request("/", "a.example", timeout=5).status == 503
+    assert [len(one.heads) for one in proxy.origins] == [1] * 5
+
+
 def test_next_upstream_timeout(through):
     def slow(_, connection):
         connection.read_head()

@@ -67,7 +67,10 @@ static void test_bounds(void **state) {
   facts.is_stale = true; /* outside the count */
   assert_true(retry_is_allowed(&facts, &settings));
   facts.is_stale = false;
-  settings.retry_tries = 0;
+  settings.retry_tries = 0; /* each endpoint once */
+  facts.endpoints = 3;
+  assert_false(retry_is_allowed(&facts, &settings));
+  facts.endpoints = 4;
   assert_true(retry_is_allowed(&facts, &settings));
   settings.retry_timeout_ms = 1000;
   facts.elapsed_ms = 999;
