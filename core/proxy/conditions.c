@@ -17,17 +17,21 @@ static enum condition_result check_text(struct exchange *exchange, const struct 
   return limit == REACHED_NONE ? CONDITION_FAILS : CONDITION_UNKNOWN;
 }
 
+static const struct header *find(const struct headers *headers, uint16_t id, struct span name) {
+  return id ? headers_find(headers, (enum header_id)id) : headers_find_name(headers, name);
+}
+
 enum condition_result conditions_check(struct exchange *exchange, const struct condition *condition) {
   if (condition->path.data && !span_equal(exchange->uri.path, condition->path)) return CONDITION_FAILS;
   if (condition->method.data && !span_equal(exchange->request->method, condition->method)) return CONDITION_FAILS;
   if (condition->source.data && !is_source(exchange, condition->source)) return CONDITION_FAILS;
   if (condition->variable.data && exchange_variable(exchange, condition->variable).length == 0) return CONDITION_FAILS;
-  if (condition->response_header.data && (!exchange->response || !headers_find_name(&exchange->response->headers, condition->response_header)))
+  if (condition->response_header.data && (!exchange->response || !find(&exchange->response->headers, condition->response_id, condition->response_header)))
     return CONDITION_FAILS;
   if (condition->client_in && !ip_set_contains(condition->client_in->ip_set, &exchange->client_address)) return CONDITION_FAILS;
   if (condition->client_not_in && ip_set_contains(condition->client_not_in->ip_set, &exchange->client_address)) return CONDITION_FAILS;
   if (!condition->request_header.data) return CONDITION_HOLDS;
-  const struct header *header = headers_find_name(&exchange->request->headers, condition->request_header);
+  const struct header *header = find(&exchange->request->headers, condition->request_id, condition->request_header);
   if (!header) return CONDITION_FAILS;
   return condition->matches ? check_text(exchange, condition->matches->regex, header->value) : CONDITION_HOLDS;
 }

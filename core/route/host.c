@@ -129,8 +129,8 @@ static const struct condition *read_condition(void *context, struct span packed)
   struct making *making = context;
   const struct condition *known = hashmap_get(&making->conditions, packed);
   if (known) return known;
-  const struct condition_values values = {get_condition_value, making};
-  const struct condition *condition = condition_read(&making->host->unit.arena, packed, &values, making->error);
+  const struct condition_options options = {get_condition_value, making, making->resolver->header_id};
+  const struct condition *condition = condition_read(&making->host->unit.arena, packed, &options, making->error);
   if (condition) hashmap_put(&making->conditions, packed, (void *)condition);
   return condition;
 }

@@ -28,7 +28,7 @@ end
 return policy
 """
 PREFIX = "nginx.ingress.kubernetes.io/"
-# Name: annotations. The eight: access list, connection and request limits (one policy), CORS, affinity, rewrite, timeouts, body size, headers of the upstream.
+# Name: annotations. The eight: access list, CORS, affinity, start page, timeouts, body size, the application's Host, paths of its cookies.
 ROUTES = {
     "bare": {},
     "eight": {
