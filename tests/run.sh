@@ -152,8 +152,11 @@ run_e2e() {
   section "end-to-end tests (ASan, UBSan)"
   build dev binary || return
   build release binary library || return # some try what users run
-  local files i names=()
-  mapfile -t files < <(printf '%s\n' tests/e2e/test_*.py)
+  local files alone i names=()
+  mapfile -t alone < <(grep -l 'p99(' tests/e2e/test_*.py) # what is compared with a quieter time
+  mapfile -t files < <(printf '%s\n' tests/e2e/test_*.py | grep -vxF "$(printf '%s\n' "${alone[@]}")")
+  start_pytest e2e-alone 600 "${alone[@]}"
+  pytests e2e-alone
   for ((i = 0; i < ${#files[@]}; i += 4)); do
     names+=("e2e-$i")
     start_pytest "e2e-$i" 600 "${files[@]:i:4}"
