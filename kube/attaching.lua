@@ -98,7 +98,11 @@ local function ask(set, method, question, failed)
   return merged
 end
 
-local function add_findings(made, result, ingress)
+local function add_findings(made, policy, result, ingress)
+  if result.raised then
+    made.raised = made.raised or {}
+    made.raised[policy.name] = result.raised
+  end
   for _, finding in ipairs(result.findings or {}) do
     local key = ingress and ingress.key
     if finding.source then key = ("Ingress %s/%s"):format(finding.source.namespace, finding.source.name) end
@@ -144,7 +148,7 @@ local function attach_host(input, made, question)
   for _, policy in ipairs(input.set.order) do
     local result = results[policy.name]
     if result then
-      add_findings(made, result, input.ingresses[1])
+      add_findings(made, policy, result, input.ingresses[1])
       body.denied = body.denied or first_denial(result)
       if result.rejected then refuse(input, made, result, input.ingresses[1]) end
       add_hook(body.hooks, policy, result, "server_rewrite")
@@ -254,7 +258,7 @@ local function attach_route(input, made, route)
   for _, policy in ipairs(input.set.order) do
     local result = results[policy.name]
     if result then
-      add_findings(made, result, ingress)
+      add_findings(made, policy, result, ingress)
       body.denied = body.denied or first_denial(result)
       if result.rejected then refuse(input, made, result, ingress) end
       for name, value in pairs(result.set or {}) do body.settings[name] = value end
@@ -289,7 +293,7 @@ end
 
 --- Builds a host.
 ---@param input HostInput
----@return table made { body, findings, setting_findings, aliases, redirect_hosts, upstreams, rejected }
+---@return table made { body, findings, setting_findings, aliases, redirect_hosts, upstreams, rejected, raised }   raised: policy -> what its attach raised
 function attaching.host(input)
   local routes, shadowed, paths = model.routes(input.name, input.ingresses)
   local offers, by_rule = model.offers(input.name, input.canaries or {})

@@ -157,6 +157,7 @@ local function take_file(self, folder, state, path)
   state.names = state.names or {}
   if state.names[path] and state.names[path] ~= description.name then state.owner:unload(state.names[path]) end
   state.names[path], state.loaded[path] = description.name, source
+  if file.source then file.before = file.before or { source = file.source, description = file.description } end
   file.source, file.description = source, description
   report(self, folder, path, nil)
   return true
@@ -356,6 +357,32 @@ function policies:owns(path)
   return folder_of(self, path) ~= nil
 end
 
+--- A set of the files as they are now, in the spare states, and the names of the policies that are others than in the live set.
+local function renew(self)
+  local states = {}
+  for i, folder in ipairs(self.folders) do
+    if self.spare[i] then
+      bring_up(folder, self.spare[i])
+      states[i] = self.spare[i]
+    else
+      states[i] = self.live[i]
+    end
+  end
+  local set = make_set(self, states)
+  local changed = {}
+  local before = {}
+  for i, policy in ipairs(self.set.order) do before[policy.name] = { policy.source, policy.folder, i } end
+  for _, policy in ipairs(set.order) do
+    local old = before[policy.name]
+    if not old or old[1] ~= policy.source or old[2] ~= policy.folder then changed[policy.name] = true end
+    before[policy.name] = nil
+  end
+  for name in pairs(before) do changed[name] = true end
+  for name in pairs(set.denied) do changed[name] = true end
+  for name in pairs(self.set.denied) do changed[name] = true end
+  return set, changed
+end
+
 --- Takes in changed paths. Returns a new set if anything is to be attached anew, and the names of the policies that changed.
 ---@param paths string[]
 ---@return table|nil set
@@ -388,33 +415,38 @@ function policies:change(paths)
     end
   end
   self.is_broken = next(self.broken) ~= nil
-  if not is_changed then return nil end
-  local states = {}
-  for i, folder in ipairs(self.folders) do
-    if self.spare[i] then
-      bring_up(folder, self.spare[i])
-      states[i] = self.spare[i]
-    else
-      states[i] = self.live[i]
+  if is_changed then return renew(self) end
+end
+
+--- Files whose new version does not attach go back to the one that is live.
+---@param raised table<string, string> policy -> what it raised
+---@return boolean is_back whether one did
+---@return table|nil set as of policies:change, if it is another than the live one
+---@return table<string, true>|nil changed
+function policies:take_back(raised)
+  local is_back = false
+  for _, folder in ipairs(self.folders) do
+    for path, file in pairs(folder.files) do
+      local text, before = file.description and raised[file.description.name], file.before
+      if text and before and before.description.name == file.description.name then
+        file.source, file.description, file.before = before.source, before.description, nil
+        report(self, folder, path, text)
+        is_back = true
+      end
     end
   end
-  local set = make_set(self, states)
-  local changed = {}
-  local before = {}
-  for i, policy in ipairs(self.set.order) do before[policy.name] = { policy.source, policy.folder, i } end
-  for _, policy in ipairs(set.order) do
-    local old = before[policy.name]
-    if not old or old[1] ~= policy.source or old[2] ~= policy.folder then changed[policy.name] = true end
-    before[policy.name] = nil
-  end
-  for name in pairs(before) do changed[name] = true end
-  for name in pairs(set.denied) do changed[name] = true end
-  for name in pairs(self.set.denied) do changed[name] = true end
-  return set, changed
+  self.is_broken = next(self.broken) ~= nil
+  if not is_back then return false end
+  local set, changed = renew(self)
+  if set.key == self.set.key then return true end
+  return true, set, changed
 end
 
 --- The new set is published: its states are the live ones now.
 function policies:publish(set)
+  for _, folder in ipairs(self.folders) do
+    for _, file in pairs(folder.files) do file.before = nil end
+  end
   for i in ipairs(self.folders) do
     if set.states[i] ~= self.live[i] then self.live[i], self.spare[i] = set.states[i], self.live[i] end
   end

@@ -38,18 +38,35 @@ local function affects(self, old, new, changed)
   end
 end
 
---- Takes in changed policy files; if that makes a new set, its hosts are attached in slices (sync:work) before it is published.
----@param self table the sync
----@param paths string[]
-function policy_change.begin(self, paths)
-  local set, changed = self.policies:change(paths)
-  if not set then return end
+--- Attaches a set to the hosts that the changed policies touch.
+local function start(self, set, changed)
   local is_all, is_touched = affects(self, self.policies.set, set, changed)
   local todo = {}
   for host in self.hosts:each() do
     if is_all or is_touched { ingresses = canaries.join(self:ingresses_of(host), canaries.of(self, host)) } then todo[host] = true end
   end
   self.pass = { set = set, todo = todo, built = {}, users = {}, all = is_all, affects = is_touched }
+end
+
+--- Takes in changed policy files; if that makes a new set, its hosts are attached in slices (sync:work) before it is published.
+---@param self table the sync
+---@param paths string[]
+function policy_change.begin(self, paths)
+  local set, changed = self.policies:change(paths)
+  if set then start(self, set, changed) end
+end
+
+--- What policies raised on hosts where the versions before did not: an Ingress on which those do as well keeps nobody's policy from changing.
+---@return table<string, string> policy -> text
+local function newly_raised(self, pass)
+  local raised = {}
+  for host, made in pairs(pass.built) do
+    local before = made.raised and (self:host(host) or {}).raised or {}
+    for name, text in pairs(made.raised or {}) do
+      if not before[name] then raised[name] = ("%s (host %s)"):format(text, host) end
+    end
+  end
+  return raised
 end
 
 local function note(pass, host, made)
@@ -105,11 +122,14 @@ function policy_change.adopt(self, paths)
   self.scopes.names = scopes.declared(set.order)
 end
 
---- All hosts are attached: the new set is published as one change.
+--- All hosts are attached: the new set is published as one change, without the files whose new version does not attach.
 ---@param self table the sync
 function policy_change.finish(self)
   local pass = self.pass
   self.pass = nil
+  local is_back, set, changed = self.policies:take_back(newly_raised(self, pass))
+  if set then start(self, set, changed) end
+  if is_back then return end
   self.policies:publish(pass.set)
   local function each_ingress(visit)
     for id in self.placed:each() do visit(id, canaries.main(self, self.placed:open(id))) end

@@ -493,7 +493,7 @@ function sync:host(host)
 end
 
 function sync:note_host(host, built)
-  local is_plain = built and type(built.upstreams) == "string" and not (built.has_tls or built.certificate or built.users or built.names)
+  local is_plain = built and type(built.upstreams) == "string" and not (built.has_tls or built.certificate or built.users or built.names or built.raised)
   self.hosts:put(host, is_plain and built.upstreams or built)
 end
 
@@ -510,6 +510,7 @@ function sync:commit(host, made)
   world.relist(self.world.names, before.names, names, host, function(name) self.dirty.names[name] = true end)
   self:note_host(host, made and {
     upstreams = upstreams, users = or_nil(made.users), names = or_nil(names), has_tls = made.has_tls or nil, certificate = made.certificate,
+    raised = made.raised,
   } or nil)
   if host:sub(1, 2) == "*." and (before.has_tls ~= (after.has_tls or nil) or before.certificate ~= after.certificate) then self:touch_below(host) end
   if before.certificate ~= after.certificate then

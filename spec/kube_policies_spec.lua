@@ -77,6 +77,34 @@ describe("mounted policies", function()
     assert.not_matches("one.lua", run.findings())
   end)
 
+  it("keep their version before when the new one does not attach where that one did", function()
+    local run = kube.start { files = FILES, policies = { ["one.lua"] = policy "one", ["two.lua"] = policy "two" } }
+    local seen = run.change_policy("one.lua", policy("one", nil, "error 'oops'"))
+    assert.is_nil(seen["upsert policies policies"])
+    assert.matches("one.lua:2: oops %(host shop.test%) %(the version before stays%)", run.findings())
+    assert.is_truthy(place_of(hooks_of(run, "shop.test", "rewrite"), "one"))
+    run.change_policy("two.lua", policy("two", "applies = 'always'", "")) -- others go on, over the version that stays
+    assert.is_truthy(place_of(hooks_of(run, "shop.test", "rewrite"), "one"))
+    assert.matches("oops", run.findings())
+    run.change_policy("one.lua", policy("one", nil, "route:set('read_timeout', 4)"))
+    assert.equal(4, run.units["host shop.test"].routes[1].settings.read_timeout)
+    assert.not_matches("one.lua", run.findings())
+  end)
+
+  it("are not kept from changing by an Ingress on which the version before raised too", function()
+    local function touchy(value)
+      return policy("one", nil, "if annotations['one-text'] == 'bad' then error 'oops' end route:set('read_timeout', " .. value .. ")")
+    end
+    local bad = kube.ingress { name = "bad", host = "bad.test", annotations = { ["one-text"] = "bad" } }
+    local files = { ["a.yaml"] = FILES["a.yaml"], ["w.yaml"] = WEB, ["bad.yaml"] = bad }
+    local run = kube.start { files = files, policies = { ["one.lua"] = touchy(3) } }
+    assert.matches("Ingress default/bad: .*one.lua:2: oops", run.findings())
+    run.change_policy("one.lua", touchy(4))
+    assert.equal(4, run.units["host shop.test"].routes[1].settings.read_timeout)
+    assert.matches("Ingress default/bad: .*one.lua:2: oops", run.findings())
+    assert.not_matches("the version before stays", run.findings())
+  end)
+
   it("that are broken from the start are left out; one with a built-in's name closes where that would be", function()
     local run = kube.start { policies = { ["rewrite.lua"] = "return nothing(", ["mine.lua"] = "error('x')" }, files = {
       ["a.yaml"] = kube.ingress { annotations = { ["rewrite-target"] = "/new" }, paths = { { "/old" } } },

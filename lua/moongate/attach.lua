@@ -431,6 +431,7 @@ local function run(entry, method, object, input, result)
   objects.close(object)
   if not is_good then
     problem = error_text(entry, method, problem)
+    result.raised = problem
     note(result.findings, entry.guard and "deny" or "error", problem).cause = result.has_looked and "other" or "failure"
     result.config, result.hooks, result.set = nil, nil, {}
     for _, list in ipairs { "edits", "aliases", "redirect_hosts" } do

@@ -53,6 +53,19 @@ def test_a_setting_that_is_none_takes_nobody_along(moongate, echo):
     assert proxy.request("/", "a.example").status == 200  # without the policy
 
 
+def test_a_version_that_does_not_attach_leaves_the_one_before(moongate, echo):
+    proxy = start(moongate, echo, {"fine.lua": policy("fine", SET), "other.lua": policy("other", trail("old"))}, {"fine": "yes", "other": "x"}, [r"fine\.lua:3: oops"])
+    assert proxy.request("/", "a.example").header("x-test") == "yes"
+    proxy.write_policy("fine.lua", policy("fine", SET).replace("then return", "then error('oops') return"))
+    wait_until(lambda: proxy.errors.find(r"fine\.lua:3: oops \(host a\.example\) \(the version before stays\)"), what="the report")
+    assert proxy.request("/", "a.example").header("x-test") == "yes"
+    proxy.write_policy("other.lua", policy("other", trail("new")))
+    wait_until(lambda: "x-trail: new" in proxy.request("/", "a.example").text.lower(), what="another's change")
+    assert proxy.request("/", "a.example").header("x-test") == "yes"
+    proxy.write_policy("fine.lua", policy("fine", SET.replace("config.text", '"new"')))
+    proxy.wait_live("/", "a.example", lambda answer: answer.header("x-test") == "new")
+
+
 def test_on_error_skip(moongate, echo):
     proxy = start(moongate, echo, {"bad_one.lua": policy("bad-one", 'function policy.access() error("no") end', 'on_error = "skip"')}, {"bad-one": "x"}, ["bad_one", "bad-one"])
     assert proxy.request("/", "a.example").status == 200
