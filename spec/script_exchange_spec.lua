@@ -219,6 +219,12 @@ describe("misuse raises with the function's name:", function()
     { "rewrite", "exchange.variables:set('a b', 'c')", "exchange.variables:set: a name is made of letters, digits and _" },
     { "rewrite", "for i = 1, 17 do exchange.variables:set('v' .. i, '') end", "exchange.variables:set: at most 16 variables of at most 1024 bytes" },
     { "rewrite", "return true", "the rewrite hook returned a boolean" },
+    { "access", "return exchange:respond { staus = 403 }", "exchange:respond: there is no option 'staus'" },
+    { "header_filter", "return exchange:replace_response(nil, { pth = '/' })", "exchange:replace_response: there is no option 'pth'" },
+    { "access", "exchange:mirror { url = 'http://a.test/', hst = 'b' }", "exchange:mirror: there is no option 'hst'" },
+    { "access", "exchange.request:body { maxx = 5 }", "exchange.request:body: there is no option 'maxx'" },
+    { "access", "moongate.http.request { url = 'http://a.test/', tiemout = 5 }", "moongate.http.request: there is no option 'tiemout'" },
+    { "access", "moongate.http.request { 'http://a.test/' }", "moongate.http.request: has a value without a name" },
   }
   for _, case in ipairs(cases) do
     it(case[3], function()

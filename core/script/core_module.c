@@ -54,6 +54,18 @@ struct span core_check_text(lua_State *L, int index, const char *function) {
   return text;
 }
 
+void core_check_options(lua_State *L, int index, const char *const *known, const char *function) {
+  lua_pushnil(L);
+  while (lua_next(L, index)) {
+    lua_pop(L, 1);
+    if (lua_type(L, -1) != LUA_TSTRING) luaL_error(L, "%s: has a value without a name", function);
+    const char *name = lua_tostring(L, -1);
+    const char *const *option = known;
+    while (*option && strcmp(*option, name) != 0) option++;
+    if (*option == NULL) luaL_error(L, "%s: there is no option '%s'", function, name);
+  }
+}
+
 /* log(level, message [, fields as text]): names the policy that runs. */
 static int core_log(lua_State *L) {
   static const char *const names[] = {"debug", "info", "notice", "warn", "error", NULL};

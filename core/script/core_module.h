@@ -8,6 +8,8 @@ struct span;
 /* An argument of a library's function as text; raises "FUNCTION: expects text, not ..." (luaL_check* name the function by what the caller's code calls it, and
  * have no name where it is called in a `return`). */
 struct span core_check_text(lua_State *L, int index, const char *function);
+/* Raises "FUNCTION: there is no option ..." where the table at `index` has another field than those: what is misspelled would be left out. */
+void core_check_options(lua_State *L, int index, const char *const *known, const char *function);
 /* Puts moongate.core into package.preload. */
 void core_module_preload(lua_State *L);
 /* Puts moongate.owners into package.preload (owners.c). */

@@ -3,6 +3,7 @@
 #include <lauxlib.h>
 #include <string.h>
 
+#include "script/core_module.h"
 #include "script/exchange_members.h"
 #include "script/lua_value.h"
 
@@ -64,7 +65,9 @@ static void read_headers(lua_State *L, int table, struct exchange *exchange, str
 MEMBER(exchange_do_respond) {
   static const char function[] = "exchange:respond";
   struct exchange_part *part = object->part;
+  static const char *const options[] = {"status", "headers", "body", NULL};
   if (!lua_istable(L, 2)) return luaL_error(L, "%s: wants a table", function);
+  core_check_options(L, 2, options, function);
   begin(part);
   lua_getfield(L, 2, "status");
   part->status = lua_isnil(L, -1) ? 200 : check_status(L, -1, 200, 599, function);
@@ -158,7 +161,9 @@ MEMBER(exchange_do_replace_response) {
     part->upstream_name = arena_span(&exchange->arena, handle->value->upstream);
   }
   if (lua_isnoneornil(L, 3)) return finish(L, part, ANSWER_REPLACE);
+  static const char *const options[] = {"method", "path", "headers", NULL};
   if (!lua_istable(L, 3)) return luaL_error(L, "%s: wants a table such as { path = \"/\" }", function);
+  core_check_options(L, 3, options, function);
   struct span method, path;
   if (get_text(L, "method", &method, function)) {
     member_check_method(L, method, function);

@@ -9,6 +9,7 @@
 #include "proxy/relay.h"
 #include "proxy/request_head.h"
 #include "proxy/worker.h"
+#include "script/core_module.h"
 #include "script/exchange_members.h"
 #include "script/http_client.h"
 #include "script/lua_value.h"
@@ -123,6 +124,8 @@ int member_exchange_do_mirror(lua_State *L, struct exchange *exchange, const str
   struct span url, host = {NULL, 0}, body, path = SPAN("/");
   if (!lua_istable(L, 2)) return luaL_error(L, FUNCTION ": wants a table such as { url = \"http://name/path\" }");
   lua_settop(L, 2);
+  static const char *const options[] = {"url", "upstream", "path", "host", "body", NULL};
+  core_check_options(L, 2, options, FUNCTION);
   bool has_host = get_text(L, "host", &host), has_url = get_text(L, "url", &url), has_body = false;
   lua_getfield(L, 2, "body");
   bool has_own = lua_isboolean(L, -1) && lua_toboolean(L, -1);

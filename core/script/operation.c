@@ -161,7 +161,9 @@ int member_request_body(lua_State *L, struct exchange *exchange, const struct ob
   if (state->running_exchange != exchange) return luaL_error(L, "%s: called on another request's exchange", function);
   uint64_t most = LIMIT_BODY_BUFFER_BYTES, timeout = OPERATION_TIMEOUT_MS;
   if (!lua_isnoneornil(L, 2)) {
+    static const char *const options[] = {"max", "timeout", NULL};
     if (!lua_istable(L, 2)) return luaL_error(L, "%s: wants a table such as { max = 65536 }", function);
+    core_check_options(L, 2, options, function);
     lua_getfield(L, 2, "max");
     lua_getfield(L, 2, "timeout");
     lua_Number given = lua_type(L, -2) == LUA_TNUMBER ? lua_tonumber(L, -2) : lua_isnil(L, -2) ? (lua_Number)most : -1;

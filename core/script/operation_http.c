@@ -154,7 +154,9 @@ static bool read_drops_body(lua_State *L) {
 /* http.request { method, url or upstream with path, headers, body, timeout, max_body, keep_body } -> { status, headers, body } | nil, why */
 static int core_http_request(lua_State *L) {
   struct script_state *state = operation_check(L, FUNCTION);
+  static const char *const options[] = {"method", "url", "upstream", "path", "headers", "body", "timeout", "max_body", "keep_body", NULL};
   if (!lua_istable(L, 1)) return luaL_error(L, FUNCTION ": wants a table such as { url = \"http://name/path\" }");
+  core_check_options(L, 1, options, FUNCTION);
   lua_settop(L, 1);
   luaL_checkstack(L, 24, FUNCTION);
   lua_getfield(L, 1, "timeout");
