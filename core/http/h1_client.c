@@ -199,8 +199,8 @@ static void update_reading(struct h1_client *client) {
 /* The request's direction is over. */
 static void end_request(struct h1_client *client) {
   client->reading = READING_NEXT;
-  /* A client that leaves is noticed, whatever it has asked for besides; what is behind an upgrade may be a tunnel's. */
-  link_watch_end(client->base.link, client->stream.request->upgrade.length == 0);
+  /* A client that leaves is noticed, whatever it has sent besides: more requests, or what it means for a tunnel that there is not yet. */
+  link_watch_end(client->base.link, true);
   client->stream.trailers = client->parse.trailers;
   update_reading(client);
   client->stream.events->on_end(client->stream.owner);
@@ -538,7 +538,8 @@ static void tunnel(struct codec_stream *stream) {
   must(client->answering == ANSWER_BEGUN && client->reading == READING_NEXT);
   client->reading = READING_TUNNEL;
   client->closes = true;
-  client->sink.framing = BODY_UNTIL_CLOSE; /* bytes as they are */
+  link_watch_end(client->base.link, false); /* from now on an end comes behind the bytes before it */
+  client->sink.framing = BODY_UNTIL_CLOSE;  /* bytes as they are */
   update_reading(client);
 }
 

@@ -154,7 +154,7 @@ def test_requests_behind_an_upgrade(through):
 
     proxy = through(script)
     upgrade = "Connection: Upgrade\r\nUpgrade: echo\r\n"
-    answer = proxy.raw(request("/ws", headers=upgrade) + INNER, timeout=1)
+    answer = proxy.raw(request("/ws", headers=upgrade) + INNER, timeout=1, half_close=False)
     head, _, echoed = answer.partition(b"\r\n\r\n")
     assert statuses(head) == [101] and echoed == INNER
     assert statuses(proxy.raw(request("/no", headers=upgrade) + request("/behind", headers="Connection: close\r\n"), half_close=False)) == [200, 200]

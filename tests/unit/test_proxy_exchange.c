@@ -419,6 +419,19 @@ static struct peer *open_tunnel(struct peer **client) {
   return server;
 }
 
+/* What it sent ahead would be the tunnel's; it may have closed or broken off, which is not told apart while nobody reads. */
+static void test_client_leaves_before_the_tunnel(void **state) {
+  (void)state;
+  struct peer *client = client_connect();
+  peer_send(client, UPGRADE "early");
+  struct peer *server = server_await(0);
+  peer_await(server, "\r\n\r\n");
+  peer_close(client);
+  peer_await_end(server);
+  assert_true(log_has(" 499 "));
+  assert_at_rest();
+}
+
 static void test_tunnel(void **state) {
   (void)state;
   struct peer *client, *server = open_tunnel(&client);
@@ -592,6 +605,7 @@ int main(void) {
       TEST(test_early_answer),
       TEST(test_early_success_goes_on),
       TEST(test_back_pressure),
+      TEST(test_client_leaves_before_the_tunnel),
       TEST(test_tunnel),
       TEST(test_tunnel_idle),
       TEST(test_detaching),
