@@ -16,7 +16,13 @@
 struct codec_stream;
 
 /* Why the source of a body pauses: bits. */
-enum pause_reason { PAUSE_SINK_FULL = 1, PAUSE_NOT_READY = 2 /* no upstream yet */, PAUSE_HOOK = 4, PAUSE_RATE = 8, PAUSE_BUFFER = 16 };
+enum pause_reason {
+  PAUSE_SINK_FULL = 1,
+  PAUSE_NOT_READY = 2 /* no upstream yet */,
+  PAUSE_TURN = 4 /* others are to have the worker */,
+  PAUSE_RATE = 8,
+  PAUSE_BUFFER = 16
+};
 
 struct codec_events {
   /* Upstream side: the final head is in stream->response. (Client side: the codec's `on_request`.) */

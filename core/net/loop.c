@@ -63,6 +63,7 @@ static void on_idle(uv_idle_t *idle) { (void)idle; }
 
 static void on_prepare(uv_prepare_t *prepare) {
   struct loop *loop = loop_of((uv_handle_t *)prepare);
+  loop->turn++;
   if (loop->on_turn) loop->on_turn(loop, loop->turn_context);
   run_deferred(loop);
   loop_flush(loop);

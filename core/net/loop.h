@@ -36,6 +36,7 @@ struct loop {
   struct log *log;                                   /* keeps */
   void (*on_turn)(struct loop *loop, void *context); /* once a turn, before polling (worker: take a new root) */
   void *turn_context;
+  uint64_t turn;             /* counts them */
   unsigned live_links;       /* links not yet freed, closed ones included */
   struct list lingering;     /* links that close gracefully: nobody else knows them any more */
   struct link_chunk *chunks; /* spare blocks for staged and unsent bytes (link_wire.c) */

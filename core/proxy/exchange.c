@@ -16,6 +16,7 @@
 #include "proxy/relay.h"
 #include "proxy/replace.h"
 #include "proxy/reply.h"
+#include "proxy/slice.h"
 #include "proxy/step_table.h"
 #include "proxy/tally.h"
 #include "route/upstream.h"
@@ -56,6 +57,7 @@ void exchange_release(struct exchange *exchange) {
   exchange->script = NULL;
   loop_timer_stop(&worker->loop, &exchange->timer);
   replace_end(exchange);
+  slice_end(exchange);
   detach_drop_leases(exchange);
   relay_drop_body(exchange);
   if (exchange->endpoint) endpoint_unpin(exchange->endpoint);

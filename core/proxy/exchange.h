@@ -143,6 +143,10 @@ struct exchange {
   struct buffer paced; /* of the answer: held back by pace.c */
   struct timer pace;   /* of it; once is_paced */
   bool is_paced;
+  struct deferred slice; /* of slice.c; once is_sliced */
+  bool is_sliced;
+  unsigned slice_parts; /* of bodies, in that turn of the loop */
+  uint64_t slice_turn, slice_began_us;
   struct timer timer; /* connect, read and send timeouts, detach: one, moved lazily */
   uint64_t request_bytes, body_bytes_received, body_bytes_sent, bytes_sent;
   struct span remote_user;

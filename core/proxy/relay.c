@@ -14,6 +14,7 @@
 #include "proxy/reply.h"
 #include "proxy/response_head.h"
 #include "proxy/retry.h"
+#include "proxy/slice.h"
 #include "proxy/tunnel.h"
 #include "proxy/upstream_head.h"
 
@@ -163,6 +164,7 @@ static void on_client_body(void *owner, struct span data) {
     exchange_run(exchange);
     return;
   }
+  slice_count(exchange, exchange->stream);
   if (exchange->step == STEP_RELAY && exchange->upstream_stream) {
     forward_to_upstream(exchange, data);
     return;
@@ -274,11 +276,9 @@ static void on_upstream_body(void *owner, struct span data) {
     replace_drop(exchange, data);
     return;
   }
-  if (exchange->filters_body) {
-    (void)forward_filtered(exchange, data, false);
-    return;
-  }
-  forward_to_client(exchange, data);
+  if (!exchange->filters_body) forward_to_client(exchange, data);
+  else if (!forward_filtered(exchange, data, false)) return;
+  slice_count(exchange, exchange->upstream_stream);
 }
 
 static void on_upstream_end(void *owner) {

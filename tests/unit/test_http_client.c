@@ -523,11 +523,11 @@ static void test_pause(void **state) {
   world.pauses_at_body = true;
   say(&world, "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n");
   story_is(&world, "POST(/a) body(a) ");
-  world.stream->ops->pause(world.stream, PAUSE_HOOK);
+  world.stream->ops->pause(world.stream, PAUSE_TURN);
   world.stream->ops->resume(world.stream, PAUSE_SINK_FULL);
   run(&world);
   story_is(&world, "");
-  world.stream->ops->resume(world.stream, PAUSE_HOOK);
+  world.stream->ops->resume(world.stream, PAUSE_TURN);
   run(&world);
   story_is(&world, "body(b) ");
   world.stream->ops->resume(world.stream, PAUSE_SINK_FULL);

@@ -93,6 +93,78 @@ static void test_chunked_both_ways(void **state) {
   peer_await(client, "X-End: 1\r\n\r\n");
 }
 
+/* Waits for the end of a body of ten thousand chunks; the most bytes of it that went on in one turn. */
+static uint64_t most_of_a_turn(struct peer *sink, const char *end) {
+  uint64_t most = 0;
+  for (int i = 0; i < 3000 && !peer_has(sink, end); i++) {
+    uint64_t before = sink->taken;
+    turn();
+    if (sink->taken - before > most) most = sink->taken - before;
+  }
+  peer_await(sink, end);
+  return most;
+}
+
+static char *many_chunks(const char *head) {
+  enum { CHUNKS = 10000, CHUNK = 6 };
+  char *text = malloc(strlen(head) + CHUNKS * CHUNK + 64), *at = text + sprintf(text, "%s", head);
+  for (int i = 0; i < CHUNKS; i++) at += sprintf(at, "1\r\na\r\n");
+  sprintf(at, "3\r\nend\r\n0\r\n\r\n");
+  return text;
+}
+
+static void test_many_parts_leave_time_to_others(void **state) {
+  (void)state;
+  put_host("foo.test", "/", "default-web-80", (struct option[]){{"request_buffering", 0}}, 1);
+  publish();
+  struct peer *client = client_connect();
+  char *request = many_chunks("POST / HTTP/1.1\r\nHost: foo.test\r\nTransfer-Encoding: chunked\r\n\r\n");
+  peer_send(client, request);
+  struct peer *server = server_await(0);
+  assert_in_range(most_of_a_turn(server, "end\r\n0\r\n\r\n"), 1, 8000); /* 1,024 parts of six bytes */
+  char *answer = many_chunks("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+  peer_clear(client);
+  peer_send(server, answer);
+  assert_in_range(most_of_a_turn(client, "end\r\n0\r\n\r\n"), 1, 8000); /* 1,024 parts of six bytes */
+  assert_true(client->taken > 60000 && server->taken > 60000);
+  assert_at_rest();
+  free(request);
+  free(answer);
+}
+
+static bool is_slow;
+
+static bool filter_slowly(void *self, struct exchange *exchange, struct span *data, bool is_last) {
+  (void)self;
+  (void)data;
+  uint64_t began = loop_now_us(&exchange->worker->loop);
+  while (is_slow && !is_last && loop_now_us(&exchange->worker->loop) - began < 500) continue;
+  return true;
+}
+
+static void test_slow_hooks_leave_time_to_others(void **state) {
+  (void)state;
+  world.worker.options.hooks = (struct hook_runner){.filter_body = filter_slowly};
+  put_hooked_host((const char *const[]){"body_filter"}, 1);
+  publish();
+  struct peer *client = client_connect();
+  peer_send(client, GET);
+  struct peer *server = server_await(0);
+  peer_await(server, "\r\n\r\n");
+  char *answer = many_chunks("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+  is_slow = true;
+  peer_send(server, answer);
+  for (int i = 0; i < 20; i++) {
+    uint64_t before = client->taken;
+    turn();
+    assert_in_range(client->taken - before, 0, 600); /* of parts that go out as six bytes each */
+  }
+  is_slow = false;
+  peer_await(client, "end\r\n0\r\n\r\n");
+  assert_at_rest();
+  free(answer);
+}
+
 static void test_unbuffered_body_streams(void **state) {
   (void)state;
   struct option options[] = {{"request_buffering", 0}};
@@ -591,6 +663,8 @@ int main(void) {
       TEST(test_pipelining),
       TEST(test_client_leaves_behind_a_pipelined_request),
       TEST(test_chunked_both_ways),
+      TEST(test_many_parts_leave_time_to_others),
+      TEST(test_slow_hooks_leave_time_to_others),
       TEST(test_unbuffered_body_streams),
       TEST(test_expect_continue),
       TEST(test_body_limit),
