@@ -23,7 +23,7 @@ struct admin {
 static void handle(void *context, struct service_call *call) {
   struct admin *admin = context;
   if (span_equal(call->uri.path, span_of(admin->options.health_path)) || span_starts_with(call->uri.path, SPAN("/healthz"))) {
-    if (atomic_load(admin->options.is_ready)) service_reply(call, 200, "text/plain", SPAN("ok"));
+    if (admin->options.is_ready(admin->options.context)) service_reply(call, 200, "text/plain", SPAN("ok"));
     else service_reply(call, 500, "text/plain", SPAN("not ready"));
   } else if (span_equal(call->uri.path, SPAN("/metrics"))) {
     static const struct service_source source = {metrics_page_more, metrics_page_free};

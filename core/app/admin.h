@@ -13,7 +13,8 @@ struct admin_options {
   struct address address;
   const char *health_path;
   struct metrics_source metrics;
-  _Atomic bool *is_ready; /* false: /healthz answers 500 */
+  bool (*is_ready)(void *context); /* false: /healthz answers 500; asked in our thread */
+  void *context;
   struct log *log;
   const struct webhook_options *webhook; /* NULL: there is none; its loop and log are ours */
 };

@@ -8,7 +8,7 @@
   X("manifests", manifests, TEXT, "", STANDALONE, WORKS, "directory of Kubernetes manifests to serve, watched; no cluster needed") \
   X("policies", policies, LIST, "", STANDALONE, WORKS, "directory of Lua policies of your own (repeatable); a ConfigMap mount works") \
   X("resolver", resolver, TEXT, "", STANDALONE, WORKS, "ADDR:PORT of the DNS server for ExternalName (default: /etc/resolv.conf)") \
-  X("require-policies", require_policies, FLAG, "false", STANDALONE, WORKS, "stay unready while a mounted policy is broken") \
+  X("require-policies", require_policies, FLAG, "false", STANDALONE, WORKS, "stay unready from the start until no mounted policy is broken") \
   X("trust-policies", trust_policies, FLAG, "false", STANDALONE, WORKS, "run mounted policies in the trusted state") \
   X("legacy-annotations", legacy_annotations, FLAG, "true", STANDALONE, WORKS, "also read annotations with the prefix ingress.kubernetes.io") \
   X("log-format", log_format, TEXT, "text", STANDALONE, WORKS, "own log: text or json") \

@@ -65,7 +65,8 @@ struct run {
   struct counters sync_counters, webhook_counters;
   unsigned worker_count;
   _Atomic uint64_t body_budget;
-  _Atomic bool is_ready;
+  _Atomic bool is_serving;
+  bool awaits_policies; /* --require-policies, until none is broken; the admin thread's while we serve */
   uint16_t health_port;
   char api_host[256]; /* of --apiserver-host */
   char script_path[4096];
@@ -143,6 +144,15 @@ static int start_worker(struct run *run, unsigned number, char *error, size_t si
 
 static bool review(void *context, struct review *review) { return sync_thread_review(((struct run *)context)->sync, review); }
 
+/* A mounted policy that breaks later makes nobody unready: its version before serves, and all replicas have the same file. */
+static bool is_ready(void *context) {
+  struct run *run = context;
+  if (!atomic_load(&run->is_serving)) return false;
+  if (!run->awaits_policies) return true;
+  run->awaits_policies = sync_thread_has_broken_policies(run->sync);
+  return !run->awaits_policies;
+}
+
 static int start_admin(struct run *run, char *error, size_t size) {
   struct webhook_options webhook = {
       .listen = run->options.validating_webhook,
@@ -164,7 +174,8 @@ static int start_admin(struct run *run, char *error, size_t size) {
                   .traffic = run->traffic,
                   .controller_class = run->options.controller_class,
                   .started_unix = run->started_unix},
-      .is_ready = &run->is_ready,
+      .is_ready = is_ready,
+      .context = run,
       .log = log_writer_log(run->logs, "admin"),
       .webhook = *webhook.listen ? &webhook : NULL,
   };
@@ -259,7 +270,7 @@ static void join_workers(struct run *run, const sigset_t *set, int64_t limit_sec
 
 static void shut_down(struct run *run, const sigset_t *set, int number) {
   log_write(run->log, LOG_NOTICE, "shutting down", "signal=%s", strsignal(number));
-  atomic_store(&run->is_ready, false);
+  atomic_store(&run->is_serving, false);
   command_all(run, WORKER_SAY_CLOSE);
   sleep_unless_signal(set, run->options.shutdown_grace_period);
   sync_thread_leave(run->sync);
@@ -382,9 +393,9 @@ int run_main(int argc, char **argv) {
     if (pthread_create(&run.seats[i].thread, NULL, worker_main, &run.seats[i])) return fail("cannot start a worker thread");
     run.seats[i].is_running = true;
   }
-  if (run.options.require_policies && sync_thread_has_broken_policies(run.sync))
-    log_write(run.log, LOG_ERROR, "not ready: a mounted policy is broken", "flag=--require-policies");
-  else atomic_store(&run.is_ready, true);
+  run.awaits_policies = run.options.require_policies && sync_thread_has_broken_policies(run.sync);
+  if (run.awaits_policies) log_write(run.log, LOG_ERROR, "not ready: a mounted policy is broken", "flag=--require-policies");
+  atomic_store(&run.is_serving, true);
   log_write(run.log, LOG_NOTICE, "serving", "http_port=%u https_port=%u healthz_port=%u workers=%u version=%s", address_port(&run.http.addresses[0]),
             address_port(&run.https.addresses[0]), run.health_port, run.worker_count, MOONGATE_VERSION);
   shut_down(&run, &set, wait_for_signal(&run, &set));

@@ -66,6 +66,17 @@ def test_a_version_that_does_not_attach_leaves_the_one_before(moongate, echo):
     proxy.wait_live("/", "a.example", lambda answer: answer.header("x-test") == "new")
 
 
+def test_required_policies_keep_it_unready_from_the_start_until_they_load(moongate, echo):
+    proxy = start(moongate, echo, {"fine.lua": "return {"}, {"fine": "yes"}, [r"fine\.lua", "not ready"], flags=["--require-policies"])
+    assert proxy.admin("/healthz").status == 500 and proxy.request("/", "plain.example").status == 200
+    proxy.write_policy("fine.lua", policy("fine", SET))
+    proxy.wait_live("/", "a.example", lambda answer: answer.header("x-test") == "yes")
+    wait_until(lambda: proxy.admin("/healthz").status == 200, what="being ready")
+    proxy.write_policy("fine.lua", "return {")
+    wait_until(lambda: proxy.errors.find(r"fine\.lua:1: .*\(the version before stays\)"), what="the report")
+    assert proxy.admin("/healthz").status == 200  # all replicas have that file, and the version before serves
+
+
 def test_on_error_skip(moongate, echo):
     proxy = start(moongate, echo, {"bad_one.lua": policy("bad-one", 'function policy.access() error("no") end', 'on_error = "skip"')}, {"bad-one": "x"}, ["bad_one", "bad-one"])
     assert proxy.request("/", "a.example").status == 200
