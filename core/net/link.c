@@ -93,7 +93,8 @@ bool link_input(struct link *link, char *data, size_t length) {
 
 /* Holds what nobody takes now, and stops reading; who watches for the end reads on while there is room for one more read. */
 static void hold(struct link *link, const char *data, size_t length) {
-  if (!link->watches_end || buffer_length(&link->held) + length > LIMIT_LINK_HELD_BYTES - LOOP_READ_BUFFER) link_wire_receive(link, false);
+  bool has_room = buffer_length(&link->held) + length <= LIMIT_LINK_HELD_BYTES - LOOP_READ_BUFFER;
+  link_wire_receive(link, link->watches_end && has_room);
   if (buffer_length(&link->held) + length > LIMIT_LINK_HELD_BYTES) {
     counter_add(link->loop->counters, COUNTER_LIMIT_LINK_HELD_BYTES, 1);
     link_failed(link, ERROR_LIMIT);

@@ -76,6 +76,22 @@ static void test_client_leaves_behind_a_pipelined_request(void **state) {
   assert_at_rest();
 }
 
+/* What was held while nobody took its body holds the next request too, which stays when the body goes on. */
+static void test_client_leaves_behind_a_body_that_waited(void **state) {
+  (void)state;
+  put_host("foo.test", "/", "default-web-80", (struct option[]){{"request_buffering", 0}}, 1);
+  publish();
+  struct peer *client = client_connect();
+  peer_send(client, "POST /u HTTP/1.1\r\nHost: foo.test\r\nContent-Length: 4\r\n\r\nbody" GET);
+  struct peer *server = server_await(0);
+  peer_await(server, "\r\n\r\nbody");
+  turns(3);
+  peer_close(client);
+  peer_await_end(server);
+  assert_true(log_has(" 499 "));
+  assert_at_rest();
+}
+
 static void test_chunked_both_ways(void **state) {
   (void)state;
   struct peer *client = client_connect();
@@ -662,6 +678,7 @@ int main(void) {
       TEST(test_keep_alive_and_pool),
       TEST(test_pipelining),
       TEST(test_client_leaves_behind_a_pipelined_request),
+      TEST(test_client_leaves_behind_a_body_that_waited),
       TEST(test_chunked_both_ways),
       TEST(test_many_parts_leave_time_to_others),
       TEST(test_slow_hooks_leave_time_to_others),
