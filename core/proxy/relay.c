@@ -325,11 +325,24 @@ static void stop_request(struct exchange *exchange) {
   if (!exchange->request_ended) exchange->stream->ops->discard_body(exchange->stream, LIMIT_DRAIN_BYTES);
 }
 
-/* What the endpoint sent without a body has none for the client either, whatever a policy made of the method or the status and whatever length it declares. */
-static void note_missing_body(struct exchange *exchange) {
+/* Policies may have changed the method and the status, and so who has a body. What the endpoint sends without one has none for the client either, whatever
+ * length it declares. True: the endpoint sends one that the client does not get. */
+static bool match_bodies(struct exchange *exchange) {
   struct response_head *response = exchange->response;
-  if (status_has_body(connect_current_try(exchange)->status, exchange->upstream_stream->request->method)) return;
-  if (status_has_body(response->status, exchange->stream->request->method)) response->body = (struct message_body){BODY_LENGTH, 0};
+  bool comes = status_has_body(connect_current_try(exchange)->status, exchange->upstream_stream->request->method);
+  bool goes = status_has_body(response->status, exchange->stream->request->method);
+  if (!comes && goes) response->body = (struct message_body){BODY_LENGTH, 0};
+  return comes && !goes && !(response->body.framing == BODY_LENGTH && response->body.length == 0);
+}
+
+/* The client has its answer; what the endpoint goes on to send is nobody's, however long that takes. */
+static enum step_result leave_body(struct exchange *exchange) {
+  if (!exchange->request_sent && !exchange->request_stopped) stop_request(exchange);
+  exchange->stream->ops->send_end(exchange->stream, NULL);
+  exchange->response_ended = true;
+  exchange_drop_upstream(exchange, 0);
+  exchange->step = STEP_LOG;
+  return STEP_MORE;
 }
 
 static enum step_result send_head(struct exchange *exchange) {
@@ -343,7 +356,7 @@ static enum step_result send_head(struct exchange *exchange) {
   }
   if (!reply_filter(exchange)) return STEP_MORE;
   response_head_finish(exchange);
-  note_missing_body(exchange);
+  bool is_nobodys = match_bodies(exchange);
   body_filter_head(exchange);
   if (response->body.framing == BODY_UNTIL_CLOSE) response->body.framing = BODY_CHUNKED; /* the client's codec knows what its client can take */
   response->close = exchange->worker->says_close && response->status != 101;
@@ -352,6 +365,7 @@ static enum step_result send_head(struct exchange *exchange) {
   exchange->response_started = true;
   exchange->relay_started_ms = now_of(exchange);
   client->ops->send_response(client, response);
+  if (is_nobodys) return leave_body(exchange);
   if (response->status == 101) tunnel_begin(exchange);
   return STEP_WAIT;
 }

@@ -181,6 +181,32 @@ static void test_slow_hooks_leave_time_to_others(void **state) {
   free(answer);
 }
 
+static enum hook_result ask_by_get(void *self, struct exchange *exchange, enum hook_phase phase) {
+  (void)self;
+  (void)phase;
+  exchange_set_method(exchange, SPAN("GET"));
+  return HOOK_NEXT;
+}
+
+static void test_a_body_that_the_client_does_not_get(void **state) {
+  (void)state;
+  world.worker.options.hooks = (struct hook_runner){.run = ask_by_get};
+  put_hooked_host((const char *const[]){"rewrite"}, 1);
+  publish();
+  struct peer *client = client_connect();
+  for (unsigned i = 0; i < 2; i++) {
+    peer_send(client, "HEAD / HTTP/1.1\r\nHost: foo.test\r\n\r\n");
+    struct peer *server = server_await(i);
+    peer_await(server, "GET / HTTP/1.1\r\n");
+    peer_send(server, "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nabc"); /* and no more */
+    peer_await(client, "Content-Length: 1000000\r\n");
+    peer_await_end(server);
+    assert_at_rest();
+    assert_false(peer_has(client, "abc"));
+    peer_clear(client);
+  }
+}
+
 static void test_unbuffered_body_streams(void **state) {
   (void)state;
   struct option options[] = {{"request_buffering", 0}};
@@ -682,6 +708,7 @@ int main(void) {
       TEST(test_chunked_both_ways),
       TEST(test_many_parts_leave_time_to_others),
       TEST(test_slow_hooks_leave_time_to_others),
+      TEST(test_a_body_that_the_client_does_not_get),
       TEST(test_unbuffered_body_streams),
       TEST(test_expect_continue),
       TEST(test_body_limit),
