@@ -49,7 +49,7 @@ static int push_endpoint(lua_State *L, const struct object *object, const struct
 /* A method before the endpoint is chosen, the chosen one afterwards. */
 MEMBER(upstream_endpoint) {
   if (exchange->phase == HOOK_BALANCER) {
-    exchange_objects_push_method(L, ":endpoint");
+    exchange_objects_push_method(L, OBJECT_UPSTREAM, ":endpoint");
     return 1;
   }
   if (exchange->endpoint == NULL) {

@@ -3,7 +3,6 @@
 #include "script/exchange_objects.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/check.h"
 #include "script/lua_raise.h"
@@ -45,7 +44,7 @@ static void push_handle(lua_State *L, enum object_kind kind, uint32_t slot, uint
 
 /* False: the value is no handle. object->part is NULL where what it meant is over. */
 static inline bool to_object(lua_State *L, int index, const struct script_state *state, struct object *object) {
-  uint64_t number = (uint64_t)(uintptr_t)lua_touserdata(L, index); /* a full userdata has no such address */
+  uint64_t number = (uint64_t)(uintptr_t)lua_touserdata(L, index);
   uint64_t kind = (number >> HANDLE_KIND_SHIFT) - 1;
   uint32_t slot = number >> HANDLE_SLOT_SHIFT & (HANDLE_SLOTS - 1), serial = number & HANDLE_SERIAL_MASK;
   if (kind >= OBJECT_KINDS || !lua_islightuserdata(L, index)) return false;
@@ -135,9 +134,11 @@ static int tostring_object(lua_State *L) {
   return 1;
 }
 
-void exchange_objects_push_method(lua_State *L, const char *hidden_name) {
-  for (unsigned i = 0; i < exchange_member_count; i++)
-    if (strcmp(exchange_members[i].name, hidden_name) == 0) lua_rawgeti(L, lua_upvalueindex(2), (int)i);
+void exchange_objects_push_method(lua_State *L, enum object_kind kind, const char *hidden_name) {
+  lua_pushstring(L, hidden_name);
+  const struct member *member = find_member(lua_touserdata(L, lua_upvalueindex(1)), kind, lua_tostring(L, -1))->member;
+  must(member != NULL);
+  lua_rawgeti(L, lua_upvalueindex(2), (int)(member - exchange_members));
 }
 
 /* Pushes the table of methods, and keeps all names for good. */

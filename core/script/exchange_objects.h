@@ -95,7 +95,7 @@ void exchange_objects_check(lua_State *L, int index, struct object *object, cons
 /* Pushes this policy's ctx table. */
 void exchange_objects_push_ctx(lua_State *L, struct exchange_part *part);
 /* Pushes a method of the running __index call's object: for a name that is a field in one phase and a method in another. */
-void exchange_objects_push_method(lua_State *L, const char *hidden_name);
+void exchange_objects_push_method(lua_State *L, enum object_kind kind, const char *hidden_name);
 /* The exchange is over: all its objects raise from now on. */
 void exchange_objects_end(struct exchange *exchange);
 /* What `return exchange:deny(...)` returns. */
