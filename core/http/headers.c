@@ -140,7 +140,7 @@ struct header *headers_find(const struct headers *headers, enum header_id id) {
 }
 
 static bool matches(const struct header *header, enum header_id id, struct span name) {
-  if (header->removed || header->id != id) return false;
+  if (header->id != id || header->removed) return false;
   return id != HEADER_OTHER || span_equal_nocase(header->name, name);
 }
 

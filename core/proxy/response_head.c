@@ -25,8 +25,11 @@ static bool is_success(int status) {
 /* As in nginx, an empty value is not sent. What comes of a route is lent by its host until the exchange ends or detaches; settings may be gone any time. */
 static void write_field(struct exchange *exchange, const struct fixed_edit *edit, bool is_leased) {
   struct headers *headers = &exchange->response->headers;
-  struct span value = template_expand(edit->value, exchange_lookup, exchange, &exchange->arena), name = edit->name;
-  if (!edit->is_plain && (value.length == 0 || !header_value_is_valid(value))) return;
+  struct span name = edit->name, value = edit->plain;
+  if (value.data == NULL) {
+    value = template_expand(edit->value, exchange_lookup, exchange, &exchange->arena);
+    if (value.length == 0 || !header_value_is_valid(value)) return;
+  }
   if (!is_leased) {
     name = arena_span(&exchange->arena, name);
     value = arena_span(&exchange->arena, value);

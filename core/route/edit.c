@@ -63,7 +63,7 @@ static bool read_edit(struct arena *arena, struct span item, const struct edit_o
   edit->value = template_new(value, TEMPLATE_UNKNOWN_IS_ERROR, message, sizeof message);
   if (!edit->value) return body_fail(error, "value: %s", message);
   arena_defer(arena, free_template, edit->value);
-  edit->is_plain = edit->value->is_constant && is_plain(value);
+  if (edit->value->is_constant && edit->value->count == 1 && is_plain(edit->value->parts[0].text)) edit->plain = edit->value->parts[0].text;
   return true;
 }
 

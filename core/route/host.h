@@ -38,7 +38,7 @@ struct fixed_edit {
   struct span name;
   uint16_t header_id;          /* of the name, as the http room numbers them; 0: look it up */
   struct text_template *value; /* NULL for removals; owned by the unit */
-  bool is_plain;               /* the value has neither variables nor control characters, and is not empty */
+  struct span plain;           /* the value, where it has neither variables nor control characters, and is not empty; else data NULL */
 };
 
 /* One policy on one route (or host, for server_rewrite). */
