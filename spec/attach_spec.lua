@@ -132,7 +132,7 @@ describe("which policies attach", function()
     end
     assert.is_nil(attached({ number = 1 }).hooks)
     assert.same({ log = true }, attached({ number = 1 }, { "log" }).hooks)
-    assert.same({ log = true }, attached({ number = 1 }, { log = true }).hooks)
+    assert.same({ log = true }, attached({ number = 1 }, { log = true, access = false }).hooks)
     assert.same({}, attached({ number = 1 }, {}).hooks)
     for _, case in ipairs {
       { { "rewrite" }, "attach chose a hook that the policy does not have there: rewrite" },

@@ -380,8 +380,8 @@ local function chosen_hooks(entry, method, choice)
     if type(name) == "number" then name, condition = condition, true end
     local is_here = HOOK[name] and entry.policy[name] and (name == "server_rewrite") == (method == "attach_host")
     if not is_here then return nil, method .. " chose a hook that the policy does not have there: " .. tostring(name) end
-    hooks[name] = condition
-    if condition ~= true then
+    hooks[name] = condition or nil
+    if condition and condition ~= true then
       local packed, complaint = conditions.pack(condition, name, entry.guard)
       if not packed then return nil, format("the condition that %s gave for %s %s", method, name, complaint) end
       hooks[name] = packed
