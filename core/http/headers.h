@@ -92,7 +92,7 @@ void headers_reserve(struct headers *headers, unsigned count);
 /* Keeps the spans (they must live as long as the arena). */
 void headers_add(struct headers *headers, enum header_id id, struct span name, struct span value);
 /* The same for a name that is a token and a value that cannot hold a control character: from a head that head_check passed, made by us of nothing else, or
- * looked at when the configuration was read. The writer does not look at it again. Never for what a policy gave, or a template with variables. */
+ * looked at before, if only when the configuration was read. The writer does not look at it again. */
 struct header *headers_add_checked(struct headers *headers, enum header_id id, struct span name, struct span value);
 /* First field of that name, or NULL. The id form is for known ids only. */
 struct header *headers_find(const struct headers *headers, enum header_id id);

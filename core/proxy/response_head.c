@@ -2,6 +2,7 @@
 #include "proxy/response_head.h"
 
 #include "proxy/conditions.h"
+#include "proxy/edits.h"
 #include "proxy/worker.h"
 
 static bool is_success(int status) {
@@ -34,7 +35,7 @@ static void write_field(struct exchange *exchange, const struct fixed_edit *edit
     name = arena_span(&exchange->arena, name);
     value = arena_span(&exchange->arena, value);
   }
-  enum header_id id = edit->header_id ? (enum header_id)edit->header_id : header_id_of(name);
+  enum header_id id = edits_header_id(edit);
   bool is_set = edit->kind == EDIT_SET_RESPONSE;
   struct header *header = is_set ? headers_set_checked(headers, id, name, value) : headers_add_checked(headers, id, name, value);
   header->is_lent = is_leased;
@@ -51,7 +52,7 @@ static void apply(struct exchange *exchange, const struct fixed_edit *edits, uns
     if (edit->condition != asked) holds = edit->condition == NULL || conditions_check(exchange, edit->condition) == CONDITION_HOLDS;
     asked = edit->condition;
     if (!holds) continue;
-    if (edit->kind == EDIT_REMOVE_RESPONSE) headers_remove(&exchange->response->headers, header_id_of(edit->name), edit->name);
+    if (edit->kind == EDIT_REMOVE_RESPONSE) headers_remove(&exchange->response->headers, edits_header_id(edit), edit->name);
     else write_field(exchange, edit, are_leased);
   }
 }

@@ -4,6 +4,7 @@
 
 #include "proxy/body_filter.h"
 #include "proxy/client.h"
+#include "proxy/edits.h"
 #include "proxy/replace.h"
 #include "proxy/request_head.h"
 
@@ -109,7 +110,7 @@ static void apply(struct exchange *exchange, struct request_head *out, const str
     const struct fixed_edit *edit = &edits[i];
     if (edit->kind > EDIT_REMOVE_REQUEST) continue;
     if (edit->when == EDIT_HTTPS && !span_equal(exchange->scheme, SPAN("https"))) continue;
-    enum header_id id = header_id_of(edit->name);
+    enum header_id id = edits_header_id(edit);
     if (id != HEADER_CONNECTION && (header_is_hop_by_hop(id) || id == HEADER_CONTENT_LENGTH)) continue; /* framing is the codec's */
     struct span value = edit->value ? template_expand(edit->value, exchange_lookup, exchange, &exchange->arena) : (struct span){NULL, 0};
     if (id == HEADER_CONNECTION) {

@@ -33,7 +33,11 @@ void state_place_error(struct script_state *state, unsigned policy, enum hook_ph
   lua_State *L = state->L;
   lua_Debug place;
   lua_rawgeti(L, LUA_REGISTRYINDEX, state->policies[policy].hooks[phase]);
-  if (!lua_isfunction(L, -1) || !lua_getinfo(L, ">S", &place)) return;
+  if (!lua_isfunction(L, -1)) {
+    lua_pop(L, 1);
+    return;
+  }
+  if (!lua_getinfo(L, ">S", &place)) return;
   size_t length = strlen(place.short_src);
   if (strncmp(error, place.short_src, length) == 0 && error[length] == ':') return;
   char before[LUA_IDSIZE + 32], last[16] = "";
