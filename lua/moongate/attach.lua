@@ -173,13 +173,15 @@ local function note_setting(entry, setting, read, findings)
   for i = 1, #read.skipped do note(findings, "warn", read.skipped[i], nil, setting.key) end
 end
 
+--- The text of an annotation on one object, and the name under which it was written.
 local function own_raw(item, raws)
-  local raw = schema.clean(raws[item.name])
+  local raw, name = schema.clean(raws[item.name]), item.name
   for i = 1, #item.aliases do
     if raw ~= nil then break end
-    raw = schema.clean(raws[item.aliases[i]])
+    name = item.aliases[i]
+    raw = schema.clean(raws[name])
   end
-  return raw
+  return raw, name
 end
 
 local NONE = {} -- most annotations are not there, and this is asked for each of them on each route
@@ -189,10 +191,10 @@ local function host_raws_of(item, input)
   if known then return known end
   local found = NONE
   for _, source in ipairs(input.host.sources or NONE) do
-    local raw = own_raw(item, source.annotations or NONE)
+    local raw, name = own_raw(item, source.annotations or NONE)
     if raw ~= nil then
       if found == NONE then found = {} end
-      found[#found + 1] = { raw = raw, source = { namespace = source.namespace, name = source.name } }
+      found[#found + 1] = { raw = raw, name = name, source = { namespace = source.namespace, name = source.name } }
     end
   end
   if input.shared then input.shared.raws[item] = found end
@@ -203,8 +205,9 @@ end
 local function raws_of(item, input)
   if item.is_alternative ~= (input.is_alternative or false) then return NONE end -- what is written on the other kind of Ingress is not its own
   local found = item.spec.scope == "host" and host_raws_of(item, input) or NONE
-  local raw = found == NONE and own_raw(item, input.annotations or NONE)
-  return raw and { { raw = raw, source = input.source } } or found
+  if found ~= NONE then return found end
+  local raw, name = own_raw(item, input.annotations or NONE)
+  return raw and { { raw = raw, name = name, source = input.source } } or NONE
 end
 
 local function missing_requirement(entry, item, input)
@@ -217,11 +220,11 @@ local function missing_requirement(entry, item, input)
   end
 end
 
-local function risk_complaint(item, raw, settings)
+local function risk_complaint(item, one, settings)
   local level = lower(schema.clean(settings["annotations-risk-level"]) or "high")
   local risk = item.spec.risk or "low"
   if schema.RISKS[risk] > (schema.RISKS[level] or schema.RISKS.high) then
-    return item.name .. ": " .. schema.show(raw) .. " has the risk " .. risk .. ", which annotations-risk-level does not allow"
+    return one.name .. ": " .. schema.show(one.raw) .. " has the risk " .. risk .. ", which annotations-risk-level does not allow"
   end
 end
 
@@ -233,26 +236,26 @@ end
 --- One text as a value. Nil: the next one counts, or the default; nil and true: what is wrong is the end of it.
 local function read_one(entry, item, one, input, result)
   local findings = result.findings
-  local risky = risk_complaint(item, one.raw, input.settings or {})
+  local risky = risk_complaint(item, one, input.settings or {})
   if risky then -- its own object is refused; everyone else goes on without the value
     if is_of_another(one.source, input) then return nil, false end
     if not result.rejected then result.rejected, result.rejected_by = risky, one.source end
-    note(findings, "error", risky, item.name, nil, one.source)
+    note(findings, "error", risky, one.name, nil, one.source)
     return nil, false
   end
   local missing = missing_requirement(entry, item, input)
   if missing then
-    local text = item.name .. ": " .. schema.show(one.raw) .. " has no effect without " .. missing
-    note(findings, entry.guard and "deny" or "warn", text, item.name, nil, one.source)
+    local text = one.name .. ": " .. schema.show(one.raw) .. " has no effect without " .. missing
+    note(findings, entry.guard and "deny" or "warn", text, one.name, nil, one.source)
     return nil, true
   end
   local context = { skipped = {} }
-  local value, complaint = schema.parse(item.name, item.spec, one.raw, context)
-  for i = 1, #context.skipped do note(findings, "warn", context.skipped[i], item.name, nil, one.source) end
+  local value, complaint = schema.parse(one.name, item.spec, one.raw, context)
+  for i = 1, #context.skipped do note(findings, "warn", context.skipped[i], one.name, nil, one.source) end
   if not complaint then return value, true end
   local on_invalid = entry.guard and "deny" or item.spec.on_invalid or "default"
   if on_invalid == "reject" and not result.rejected then result.rejected, result.rejected_by = complaint, one.source end
-  note(findings, on_invalid == "deny" and "deny" or on_invalid == "reject" and "error" or "warn", complaint, item.name, nil, one.source).cause = "value"
+  note(findings, on_invalid == "deny" and "deny" or on_invalid == "reject" and "error" or "warn", complaint, one.name, nil, one.source).cause = "value"
   return nil, on_invalid ~= "default"
 end
 
